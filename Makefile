@@ -1,0 +1,45 @@
+# The two commands: `make demo` and `make test`. Each sets up .venv from the locks in envs/ first.
+PYTHON ?= python3
+BIN := .venv/bin
+CORES ?= all
+
+.PHONY: demo test lint bench clean lock
+.DEFAULT_GOAL := demo
+
+.venv/.installed: envs/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed envs/requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -r envs/requirements-dev.txt
+	touch $@
+
+# From nothing to the accuracy table of the embedded benchmark and its figures, and the report.
+demo: .venv/.installed
+	$(BIN)/snakemake --cores $(CORES)
+	$(BIN)/snakemake --report report.html
+	@cat results/ViT-Nano/finetuned/demo8/summary.md
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+bench: .venv/.installed-dev
+	$(BIN)/python tests/benchmarks/bench_merge.py
+	$(BIN)/python tests/benchmarks/bench_overhead.py
+
+# Resolves envs/requirements*.in anew and rewrites every file of pins.
+lock:
+	$(PYTHON) envs/render.py --lock
+
+# Removes what the workflow made under the default roots, and its records; keeps .venv.
+clean:
+	rm -rf data models results cache logs benchmarks .snakemake report.html

@@ -1,0 +1,103 @@
+# mergeloom: fine-tune, merge and measure models; every artifact is the output of one rule.
+#
+#   snakemake                                                    tables and figures of the configuration
+#   snakemake results/ViT-Nano/finetuned/demo8/isotropic.json    one result and what it needs
+#   snakemake -n …                                               what would run, and why
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+
+
+pathvars:
+    data=ROOTS["data"],
+    models=ROOTS["models"],
+    results=ROOTS["results"],
+    cache=ROOTS["cache"],
+
+
+wildcard_constraints:
+    encoder=NAME,
+    experts=NAME,
+    benchmark=NAME,
+    merger=NAME,
+    task=NAME,
+    split="train|val|test",
+    size="[0-9]+",
+
+
+include: "rules/lock.smk"
+include: "rules/data.smk"
+include: "rules/encoders.smk"
+include: "rules/training.smk"
+include: "rules/vectors.smk"
+include: "rules/merging.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+report: "config/report/workflow.rst"
+
+
+localrules:
+    all,
+    tables,
+    figures,
+    results,
+    checkpoints,
+    vectors,
+
+
+rule tables:
+    message:
+        "Summary tables"
+    input:
+        of_studies("<results>/{encoder}/{experts}/{benchmark}/summary.csv"),
+
+
+rule figures:
+    message:
+        "Figures"
+    input:
+        of_studies("<results>/{encoder}/{experts}/{benchmark}/{figure}.png", figure=FIGURES),
+
+
+rule results:
+    message:
+        "Results of all mergers"
+    input:
+        of_studies(
+            "<results>/{encoder}/{experts}/{benchmark}/{merger}.json",
+            merger=[*config["mergers"], FINETUNED],
+        ),
+
+
+rule checkpoints:
+    message:
+        "Fine-tuned checkpoints"
+    input:
+        of_tasks("<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"),
+
+
+rule vectors:
+    message:
+        "Task vectors and their SVD caches"
+    input:
+        of_tasks("<models>/{encoder}/{experts}/{task}/task_vector.safetensors"),
+        of_tasks("<models>/{encoder}/{experts}/{task}/svd.safetensors"),
+
+
+rule all:
+    default_target: True
+    message:
+        "Tables and figures of the configuration"
+    input:
+        rules.tables.input,
+        rules.figures.input,
+        wandb_logs,

@@ -1,0 +1,211 @@
+# Helpers of the rules: the checked configuration, presets by name, digests, input functions. No rules.
+
+import re
+from functools import wraps
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
+from mergeloom.config.roots import resolve_roots
+from mergeloom.config.study import check_study, resolve_alpha
+from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
+from mergeloom.errors import MergeloomError
+from mergeloom.provenance.code import digest, lookup
+from mergeloom.provenance.environment import environment_digest
+
+BASE = Path(workflow.basedir)
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+ZEROSHOT, FINETUNED = "zeroshot", "finetuned"
+# What the versions of numbers depend on; rendered images depend on fonts and data sets, too.
+NUMBERS = ("torch", "numpy", "safetensors", "open-clip-torch", "lightning-fabric", "pillow")
+PIXELS = ("numpy", "pillow", "matplotlib", "scikit-learn")
+PICTURES = ("matplotlib", "pandas", "numpy")
+
+
+def explained(function):
+    """The function, with errors that Snakemake shows as they are written."""
+
+    @wraps(function)
+    def wrapped(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except MergeloomError as error:
+            raise WorkflowError(str(error)) from None
+
+    return wrapped
+
+
+@explained
+def checked_presets():
+    """All presets by kind, each checked, and the configuration checked against them."""
+    schemas = BASE / "config" / "schema"
+    check(config, schema_named(schemas, "config"), "config")
+    folders = [f if (f := Path(p)).is_absolute() or f.is_dir() else BASE / f for p in config["presets"]]
+    presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
+    check_study(config, presets)
+    return presets
+
+
+ROOTS = resolve_roots(config["roots"], Path.cwd())
+config["roots"] = ROOTS
+PRESETS = checked_presets()
+
+
+@explained
+def preset(kind, name):
+    """A preset by name; an unknown name is an error that lists what exists."""
+    return choose(kind, PRESETS[kind], name)
+
+
+def at(kind, wildcard):
+    """Params function: the preset named by a wildcard."""
+    return lambda wildcards: preset(kind, getattr(wildcards, wildcard))
+
+
+def code(script, **registry):
+    """Params function: digest of all code that a script can run.
+
+    Wildcards in the values of `registry` name presets: `merger="{merger}"` means that preset's method.
+    """
+    registered = {
+        "merger": lambda name: preset("mergers", name)["method"],
+        "family": lambda name: preset("encoders", name)["family"],
+        "renderer": lambda name: preset("tasks", name)["source"]["rendered"],
+    }
+
+    @explained
+    def digest_of(wildcards):
+        names = {k: registered[k](v.format(**dict(wildcards))) for k, v in registry.items()}
+        return digest(script, **names)
+
+    return digest_of
+
+
+@explained
+def env(packages):
+    """Digest of the locked versions of packages."""
+    return environment_digest(BASE / "envs" / "requirements.txt", packages)
+
+
+def one_of(names):
+    """Wildcard constraint: one of these names, or nothing at all where there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def memory(wildcards, input, attempt):
+    """Megabytes for a job that holds a few copies of its inputs beside torch."""
+    return int((1500 + 3 * input.size_mb) * 1.5 ** (attempt - 1))
+
+
+RENDERED = [t for t, p in PRESETS["tasks"].items() if isinstance(p["source"], dict)]
+PRETRAINED = [e for e, p in PRESETS["encoders"].items() if "pretrain" in p["weights"]]
+PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
+
+
+def tasks_of(wildcards):
+    """The tasks of the benchmark."""
+    return preset("benchmarks", wildcards.benchmark)
+
+
+def over_tasks(pattern, **fixed):
+    """Input function: the pattern for every task of the benchmark; `{size}` is the encoder's."""
+
+    def paths(wildcards):
+        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        return expand(pattern, task=tasks_of(wildcards), size=size, **{**wildcards, **fixed})
+
+    return paths
+
+
+def of_encoder(pattern, **fixed):
+    """Input function: the pattern with `{size}` from the encoder's preset."""
+
+    def path(wildcards):
+        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        return expand(pattern, size=size, **{**wildcards, **fixed})[0]
+
+    return path
+
+
+def of_studies(pattern, **more):
+    """The pattern for every encoder, collection of experts and benchmark of the configuration."""
+    return expand(
+        pattern,
+        encoder=config["encoders"],
+        experts=config["experts"],
+        benchmark=config["benchmarks"],
+        **more,
+    )
+
+
+def of_tasks(pattern):
+    """The pattern for every encoder, collection of experts and task of the configuration."""
+    tasks = dict.fromkeys(t for b in config["benchmarks"] for t in PRESETS["benchmarks"][b])
+    return expand(pattern, encoder=config["encoders"], experts=config["experts"], task=tasks)
+
+
+@explained
+def shards(wildcards):
+    """The shards of a split: one where the workflow renders the task, else those that are there."""
+    source = preset("tasks", wildcards.task)["source"]
+    folder = Path(ROOTS["data"], wildcards.task, wildcards.split)
+    if source != "shards":
+        if wildcards.split not in source:
+            raise MergeloomError(f"task {wildcards.task!r} has no split {wildcards.split!r}")
+        return [str(folder / "0.tar")]
+    try:
+        return [str(path) for path in shard_paths(folder)]
+    except MergeloomError as error:
+        raise MergeloomError(
+            f"{error}\nPut the task's shards there, or point DATA_PATH or roots.data to them."
+        ) from None
+
+
+def recipe_of(wildcards):
+    """The recipe of a collection of experts: its own, or the encoder's."""
+    named = preset("experts", wildcards.experts).get("recipe")
+    return preset("recipes", named or preset("encoders", wildcards.encoder)["recipe"])
+
+
+def seed_of(wildcards):
+    """The seed of a collection of experts: its own, or the configuration's."""
+    return preset("experts", wildcards.experts).get("seed", config["seed"])
+
+
+@explained
+def alpha_of(wildcards):
+    """How alpha is chosen for this merger, encoder and benchmark."""
+    merger = preset("mergers", wildcards.merger)
+    return resolve_alpha(merger, encoder=wildcards.encoder, benchmark=wildcards.benchmark)
+
+
+def svd_caches(wildcards):
+    """SVD caches, for the methods that read them."""
+    if "svd" in lookup("merger", preset("mergers", wildcards.merger)["method"]).inputs:
+        return expand(
+            "<models>/{encoder}/{experts}/{task}/svd.safetensors",
+            task=tasks_of(wildcards),
+            **wildcards,
+        )
+    return []
+
+
+# The figures of a study, and which rule draws them.
+RESULT_FIGURES = ("radar", "averages", "alpha_curves")
+VECTOR_FIGURES = ("task_vector_cosine", "singular_values")
+FIGURES = (*RESULT_FIGURES, *VECTOR_FIGURES, "learning_curves")
+STUDY = "{encoder}/{experts}/{benchmark}"
+
+
+def merger_results(wildcards):
+    """Results of the configured mergers in their order, and of the fine-tuned models."""
+    names = [m for m in config["mergers"] if m != ZEROSHOT]
+    return expand(
+        f"<results>/{STUDY}/{{merger}}.json", merger=[ZEROSHOT, *names, FINETUNED], **wildcards
+    )
+
+
+def wandb_logs(wildcards):
+    """Markers of W&B runs, when they are asked for."""
+    return [] if config["wandb"]["mode"] == "disabled" else of_studies(f"<results>/{STUDY}/wandb.txt")

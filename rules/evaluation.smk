@@ -1,0 +1,96 @@
+# Accuracy on all tasks of a benchmark: of the fine-tuned models (computed once, what the rest is
+# normalised by), of the base, and of merged models.
+
+
+rule evaluate_finetuned:
+    message:
+        "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}"
+    input:
+        checkpoints=over_tasks("<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"),
+        heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
+        val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+    output:
+        result=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
+    params:
+        encoder=at("encoders", "encoder"),
+        tasks=tasks_of,
+        batch_size=config["evaluation"]["batch_size"],
+        threads=config["threads"]["evaluate"],
+        code=code("evaluate_finetuned.py", family="{encoder}"),
+        env=env(NUMBERS),
+    threads: config["threads"]["evaluate"]
+    log:
+        f"<logs>/results/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.log",
+    benchmark:
+        f"<benchmarks>/results/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.jsonl"
+    resources:
+        gpu=1,
+        mem_mb=memory,
+    conda:
+        "../envs/environment.yaml"
+    script:
+        "../workflow_scripts/evaluate_finetuned.py"
+
+
+rule evaluate_zeroshot:
+    message:
+        "Evaluating {wildcards.encoder} zero-shot on {wildcards.benchmark}"
+    input:
+        base="<models>/{encoder}/base.safetensors",
+        heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
+        val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
+    output:
+        result=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.json",
+    params:
+        encoder=at("encoders", "encoder"),
+        tasks=tasks_of,
+        merger={"method": ZEROSHOT},
+        alpha={"how": "fixed", "value": 0.0},
+        batch_size=config["evaluation"]["batch_size"],
+        threads=config["threads"]["evaluate"],
+        code=code("evaluate_merged.py", family="{encoder}"),
+        env=env(NUMBERS),
+    threads: config["threads"]["evaluate"]
+    log:
+        f"<logs>/results/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.log",
+    benchmark:
+        f"<benchmarks>/results/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.jsonl"
+    resources:
+        gpu=1,
+        mem_mb=memory,
+    conda:
+        "../envs/environment.yaml"
+    script:
+        "../workflow_scripts/evaluate_merged.py"
+
+
+use rule evaluate_zeroshot as evaluate_merged with:
+    message:
+        "Evaluating {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder})"
+    input:
+        base="<models>/{encoder}/base.safetensors",
+        merged="<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
+        heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
+        val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
+    output:
+        result="<results>/{encoder}/{experts}/{benchmark}/{merger}.json",
+    wildcard_constraints:
+        merger=rf"(?!(?:{ZEROSHOT}|{FINETUNED})\.json){NAME}",
+    params:
+        encoder=at("encoders", "encoder"),
+        tasks=tasks_of,
+        merger=at("mergers", "merger"),
+        alpha=alpha_of,
+        batch_size=config["evaluation"]["batch_size"],
+        threads=config["threads"]["evaluate"],
+        code=code("evaluate_merged.py", family="{encoder}"),
+        env=env(NUMBERS),
+    log:
+        "<logs>/results/{encoder}/{experts}/{benchmark}/{merger}.log",
+    benchmark:
+        "<benchmarks>/results/{encoder}/{experts}/{benchmark}/{merger}.jsonl"

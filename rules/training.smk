@@ -1,0 +1,34 @@
+# Fine-tuning of the image tower on one task.
+
+
+rule finetune_task:
+    message:
+        "Fine-tuning {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
+    input:
+        base="<models>/{encoder}/base.safetensors",
+        head="<models>/{encoder}/heads/{task}.safetensors",
+        train=of_encoder("<cache>/{task}/train_{size}px.safetensors"),
+        val=of_encoder("<cache>/{task}/val_{size}px.safetensors"),
+    output:
+        checkpoint="<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
+        curve="<models>/{encoder}/{experts}/{task}/training.parquet",
+    params:
+        encoder=at("encoders", "encoder"),
+        recipe=recipe_of,
+        seed=seed_of,
+        batch_size=config["evaluation"]["batch_size"],
+        threads=config["threads"]["finetune"],
+        code=code("finetune_task.py", family="{encoder}"),
+        env=env(NUMBERS),
+    threads: config["threads"]["finetune"]
+    log:
+        "<logs>/models/{encoder}/{experts}/{task}/checkpoint.log",
+    benchmark:
+        "<benchmarks>/models/{encoder}/{experts}/{task}/checkpoint.jsonl"
+    resources:
+        gpu=lambda wildcards: recipe_of(wildcards).get("devices", 1),
+        mem_mb=memory,
+    conda:
+        "../envs/environment.yaml"
+    script:
+        "../workflow_scripts/finetune_task.py"

@@ -1,0 +1,1 @@
+"""The configuration and its presets: read, checked, and explained when wrong."""

@@ -1,0 +1,111 @@
+"""What a configuration says across its files: names that must exist, methods, parameters, alpha."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mergeloom.config.presets import choose
+from mergeloom.errors import MergeloomError
+from mergeloom.provenance.code import lookup
+
+Presets = Mapping[str, Mapping[str, Any]]
+
+
+def check_study(config: Mapping[str, Any], presets: Presets) -> None:
+    """Check every name that the configuration and the presets refer to.
+
+    Raises
+    ------
+    MergeloomError – an unknown encoder, collection of experts, benchmark, merger, task, recipe, method,
+    family, renderer or parameter; the message says where it stands and lists what exists.
+    """
+    for kind in ("encoders", "experts", "benchmarks", "mergers"):
+        for name in config[kind]:
+            choose(kind, presets[kind], name)
+
+    def refer(kind: str, name: str, where: str) -> None:
+        try:
+            choose(kind, presets[kind], name)
+        except MergeloomError as error:
+            raise MergeloomError(f"{where}: {error}") from None
+
+    for benchmark, tasks in presets["benchmarks"].items():
+        for task in tasks:
+            refer("tasks", task, f"benchmark {benchmark!r}")
+    for name, task in presets["tasks"].items():
+        if isinstance(task["source"], Mapping):
+            _look_up("renderer", task["source"]["rendered"], f"task {name!r}")
+    for name, encoder in presets["encoders"].items():
+        _look_up("family", encoder["family"], f"encoder {name!r}")
+        refer("recipes", encoder["recipe"], f"encoder {name!r}")
+        pretraining = encoder["weights"].get("pretrain")
+        if pretraining:
+            refer("recipes", pretraining["recipe"], f"encoder {name!r}")
+            for task in pretraining["tasks"]:
+                refer("tasks", task, f"encoder {name!r}")
+    for name, experts in presets["experts"].items():
+        if "recipe" in experts:
+            refer("recipes", experts["recipe"], f"experts {name!r}")
+    for name, merger in presets["mergers"].items():
+        _check_merger(name, merger)
+
+
+def _look_up(registry: str, name: str, where: str) -> Any:
+    try:
+        return lookup(registry, name)
+    except MergeloomError as error:
+        raise MergeloomError(f"{where}: {error}") from None
+
+
+def _check_merger(name: str, merger: Mapping[str, Any]) -> None:
+    known = _look_up("merger", merger["method"], f"merger {name!r}").parameters
+    unknown = sorted(set(merger.get("parameters", {})) - set(known))
+    if unknown:
+        raise MergeloomError(
+            f"merger {name!r}: method {merger['method']!r} has no parameter "
+            f"{', '.join(map(repr, unknown))}; it has: {', '.join(sorted(known)) or 'none'}"
+        )
+
+
+def resolve_alpha(
+    merger: Mapping[str, Any], *, encoder: str, benchmark: str
+) -> dict[str, Any]:
+    """How a merger's alpha is chosen on one encoder and benchmark.
+
+    Returns
+    -------
+    `{"how": "fixed", "value"}`, `{"how": "table", "value", "source"}`, or `{"how": "search", "grid"}`
+    with the grid's values in ascending order.
+
+    Raises
+    ------
+    MergeloomError – the table has no value for this encoder and benchmark, or the grid is empty.
+    """
+    alpha = merger.get("alpha")
+    if alpha is None:
+        alpha = lookup("merger", merger["method"]).options.get("alpha", 1.0)
+    if isinstance(alpha, int | float):
+        return {"how": "fixed", "value": float(alpha)}
+    if "table" in alpha:
+        table = alpha["table"]
+        if benchmark not in table.get(encoder, {}):
+            there_is = [f"{e} {b}" for e, row in table.items() for b in row]
+            raise MergeloomError(
+                f"the alpha table of {merger['method']!r} has no value for {encoder} {benchmark}; it "
+                f"has: {', '.join(there_is)}. Add one, or set `alpha: {{search: …}}` or a number."
+            )
+        return {
+            "how": "table",
+            "value": float(table[encoder][benchmark]),
+            "source": alpha["source"],
+        }
+    search = alpha["search"]
+    count = int((search["stop"] - search["start"]) / search["step"] + 1 + 1e-9)
+    if count < 1:
+        raise MergeloomError(
+            f"alpha.search of {merger['method']!r}: no value between {search['start']} and "
+            f"{search['stop']}"
+        )
+    return {
+        "how": "search",
+        "grid": [round(search["start"] + i * search["step"], 10) for i in range(count)],
+    }

@@ -1,0 +1,1 @@
+"""Tasks as WebDataset shards and as decoded images."""

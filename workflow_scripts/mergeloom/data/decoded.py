@@ -1,0 +1,85 @@
+"""Decoded images: a split at an encoder's resolution, as uint8 in one memory-mapped file.
+
+Decoding, resizing and cropping are done once per task, split and size; training and evaluation read
+the pixels, and normalise them on the device.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from mergeloom.data.shards import read_shard
+from mergeloom.errors import MergeloomError
+from mergeloom.io.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def fit_to_square(image: Image.Image, size: int) -> Image.Image:
+    """CLIP's evaluation transform: shorter side to `size` (bicubic), then the centre square."""
+    width, height = image.size
+    if (width, height) == (size, size):
+        return image
+    scale = size / min(width, height)
+    # torchvision's Resize rounds the longer side down; CenterCrop rounds its offset to even.
+    width, height = (
+        (size, int(height * scale)) if width <= height else (int(width * scale), size)
+    )
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def decode(
+    shards: list[Path], classes: int, size: int, out: Path, metadata: Mapping[str, str]
+) -> None:
+    """Decode the shards of a split into `out`: `images` uint8 [n, size, size, 3], `labels` int64 [n].
+
+    Raises MergeloomError for whatever `read_shard` refuses, and for a split without images.
+    """
+    from safetensors.numpy import save_file
+
+    images, labels = [], []
+    for shard in shards:
+        for image, label in read_shard(shard, classes):
+            images.append(np.asarray(fit_to_square(image, size)))
+            labels.append(label)
+    if not images:
+        raise MergeloomError(f"{shards[0].parent}: holds no images")
+    with atomic_path(out) as temporary:
+        tensors = {"images": np.stack(images), "labels": np.asarray(labels, np.int64)}
+        save_file(tensors, temporary, dict(metadata))
+
+
+@dataclass(frozen=True)
+class Images:
+    """A decoded split: `images` uint8 [n, size, size, 3] (memory-mapped), `labels` int64 [n]."""
+
+    images: "Tensor"
+    labels: "Tensor"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def open_images(path: Path) -> Images:
+    """Open a decoded split without reading its pixels."""
+    from mergeloom.io.tensors import TensorFile
+
+    file = TensorFile(path)
+    return Images(file["images"], file["labels"])
+
+
+def normalise(images: "Tensor", mean: tuple[float, ...], std: tuple[float, ...]) -> "Tensor":
+    """uint8 [n, s, s, 3] to float32 [n, 3, s, s] with the encoder's mean and deviation (of 0…1)."""
+    import torch
+
+    device = images.device
+    shift = torch.tensor(mean, device=device).mul(255).view(1, 3, 1, 1)
+    scale = torch.tensor(std, device=device).mul(255).view(1, 3, 1, 1)
+    return (images.permute(0, 3, 1, 2).float() - shift) / scale

@@ -1,0 +1,1 @@
+"""Image tasks drawn by rule, from nothing but the pinned packages."""

@@ -1,0 +1,30 @@
+"""Counting dots."""
+
+import numpy as np
+
+from mergeloom.data.rendered.canvas import Points, Rng, ellipse, finish, hsv, paint, plain, polygon_mask
+from mergeloom.data.rendered.digits import NUMBERS
+from mergeloom.data.rendered.registry import renderer
+
+
+def scatter(count: int, rng: Rng, distance: float) -> Points:
+    """Places [count, 2] in pixels, at least ``distance`` from one another."""
+    while True:
+        places = np.zeros((0, 2))
+        for _ in range(20 * count):
+            place = rng.uniform(5, 27, 2)
+            if (np.hypot(*(places - place).T) >= distance).all():
+                places = np.vstack([places, place])
+            if len(places) == count:
+                return places
+
+
+@renderer("dots", NUMBERS[1:9])
+def dots(classname: str, rng: Rng) -> np.ndarray:
+    """One to eight bright dots of equal size, apart from one another, on a dark ground."""
+    radius = rng.uniform(2.3, 2.8)
+    places = scatter(NUMBERS.index(classname), rng, distance=6.5)
+    mask = polygon_mask(*(ellipse(place, radius, corners=16) for place in places))
+    ground = plain(hsv(rng.random(), rng.uniform(0, 0.7), rng.uniform(0.05, 0.3)))
+    colour = hsv(rng.random(), rng.uniform(0, 0.6), rng.uniform(0.85, 1))
+    return finish(paint(ground, mask, colour), rng, noise=0.02)

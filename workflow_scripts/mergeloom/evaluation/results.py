@@ -1,0 +1,67 @@
+"""Results: what one model reached on a benchmark, as JSON (schema: config/schema/result.schema.json)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mergeloom.errors import MergeloomError
+from mergeloom.io.jsonfile import read_json
+
+SCHEMA = "mergeloom/result/1"
+Scores = dict[str, dict[str, float]]  # task -> accuracy, loss, n, normalized_accuracy
+
+
+def normalise_scores(scores: Scores, reference: Mapping[str, Mapping[str, float]]) -> Scores:
+    """Add `normalized_accuracy`: accuracy over that of the task's own fine-tuned model.
+
+    Raises MergeloomError when a fine-tuned model has accuracy 0, which nothing can be divided by.
+    """
+    normalised = {}
+    for task, score in scores.items():
+        best = reference[task]["accuracy"]
+        if best == 0:
+            raise MergeloomError(
+                f"{task}: its fine-tuned model has accuracy 0, so nothing can be normalised by it; "
+                "look at its learning curve, or leave the task out of the benchmark"
+            )
+        normalised[task] = {**score, "normalized_accuracy": score["accuracy"] / best}
+    return normalised
+
+
+def average(scores: Scores) -> dict[str, float]:
+    """Mean over tasks of accuracy, loss and normalised accuracy."""
+    keys = ("accuracy", "loss", "normalized_accuracy")
+    return {key: sum(s[key] for s in scores.values()) / len(scores) for key in keys}
+
+
+def result(
+    *,
+    encoder: str,
+    experts: str,
+    benchmark: str,
+    merger: Mapping[str, Any],
+    alpha: Mapping[str, Any] | None,
+    test: Scores,
+    validation: Scores,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A result as it is written to `results/{encoder}/{experts}/{benchmark}/{merger}.json`."""
+    return {
+        "schema": SCHEMA,
+        "encoder": encoder,
+        "experts": experts,
+        "benchmark": benchmark,
+        "merger": dict(merger),
+        "alpha": None if alpha is None else dict(alpha),
+        "tasks": test,
+        "average": average(test),
+        "validation": {"tasks": validation, "average": average(validation)},
+        "provenance": dict(provenance),
+    }
+
+
+def read_result(path: str) -> dict[str, Any]:
+    """A result JSON; MergeloomError when it is none."""
+    content: dict[str, Any] = read_json(path)
+    if content.get("schema") != SCHEMA:
+        raise MergeloomError(f"{path}: schema is {content.get('schema')!r}, expected {SCHEMA!r}")
+    return content

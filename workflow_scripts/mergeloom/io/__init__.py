@@ -1,0 +1,1 @@
+"""Files: safetensors read lazily and written atomically, JSON, checksums."""

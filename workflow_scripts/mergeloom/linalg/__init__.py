@@ -1,0 +1,1 @@
+"""Spectral kernels, each with its accuracy stated."""

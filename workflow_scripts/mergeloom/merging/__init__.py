@@ -1,0 +1,1 @@
+"""Task vectors, the methods that merge them, and the engine that streams them."""

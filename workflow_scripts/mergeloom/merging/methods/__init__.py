@@ -1,0 +1,1 @@
+"""One file per kin of merge methods, one function per method."""

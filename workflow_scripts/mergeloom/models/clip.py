@@ -1,0 +1,153 @@
+"""The family `clip`: open_clip models whose image tower is fine-tuned under a frozen zero-shot head.
+
+Files hold open_clip's own keys. A base holds both towers; a fine-tuned checkpoint, a task vector and a
+merged model hold the image tower, `visual.*`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from mergeloom.errors import MergeloomError
+from mergeloom.models.family import Kind, family
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TOWER = "visual."
+
+
+@family("clip")
+class Clip:
+    """CLIP (arXiv 2103.00020) as open_clip builds it."""
+
+    def kind(self, key: str, shape: tuple[int, ...]) -> Kind:
+        """Two-dimensional tensors of the image tower are matrices; the patch convolution is not one.
+
+        The fused `in_proj_weight` is one matrix of 3d × d, as in the papers' code.
+        """
+        if not key.startswith(TOWER):
+            return "frozen"
+        return "matrix" if len(shape) == 2 else "vector"
+
+    def build(self, architecture: Mapping[str, Any]) -> "nn.Module":
+        """Both towers, initialised at random from torch's global generator."""
+        return _open_clip().model.CLIP(**_config(architecture))
+
+    def pretrained(self, architecture: Mapping[str, Any], weights: str) -> "nn.Module":
+        """Both towers with published weights: an open_clip tag, or a file of an open_clip state dict.
+
+        The activation comes from the architecture alone: OpenAI's weights need a `-quickgelu` one.
+        """
+        open_clip = _open_clip()
+        if "open_clip" not in architecture:
+            raise MergeloomError(
+                "published weights need a published architecture: set architecture.open_clip"
+            )
+        try:
+            return open_clip.create_model(
+                architecture["open_clip"], pretrained=weights, require_pretrained=True
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            raise MergeloomError(
+                f"{architecture['open_clip']}: the weights {weights!r} could not be loaded: {error}\n"
+                "They come from the model hub unless the file is in its cache (HF_HOME); "
+                "`python -m open_clip.pretrained` names the tags that exist."
+            ) from error
+
+    def build_tower(
+        self, architecture: Mapping[str, Any], weights: Mapping[str, "Tensor"]
+    ) -> "nn.Module":
+        """The image tower with these weights; keys that do not fit are an error that names them."""
+        import torch
+
+        with torch.device("meta"):  # the text tower is never allocated
+            tower: nn.Module = _open_clip().model.CLIP(**_config(architecture)).visual
+        state = {k.removeprefix(TOWER): v.clone() for k, v in weights.items() if k.startswith(TOWER)}
+        expected = {k: tuple(v.shape) for k, v in tower.state_dict().items()}
+        wrong = [
+            f"{TOWER}{k}: {_shape(state, k)} here, {expected.get(k, 'absent')} in the architecture"
+            for k in sorted(expected.keys() | state.keys())
+            if k not in state or k not in expected or tuple(state[k].shape) != expected[k]
+        ]
+        if wrong:
+            raise MergeloomError(
+                "the weights are of another encoder:\n  "
+                + "\n  ".join(wrong[:5])
+                + (f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            )
+        tower.load_state_dict(state, assign=True)
+        return tower
+
+    def tower_weights(self, tower: "nn.Module") -> dict[str, "Tensor"]:
+        """The tower's tensors, not copies, under `visual.*`."""
+        return {TOWER + key: value for key, value in tower.state_dict().items()}
+
+    def logits(self, tower: "nn.Module", head: "Tensor", images: "Tensor") -> "Tensor":
+        """Cosine of image features [n, d] and class embeddings [classes, d], scaled by the head."""
+        from torch.nn.functional import normalize
+
+        return normalize(tower(images), dim=-1) @ head.T
+
+    def tokenize(self, architecture: Mapping[str, Any], texts: Sequence[str]) -> "Tensor":
+        """Byte-pair token ids, int64 [n, context length of the architecture]."""
+        length = _config(architecture)["text_cfg"].get("context_length", 77)
+        return _tokenizer(length)(list(texts))
+
+    def zero_shot_head(
+        self,
+        model: "nn.Module",
+        architecture: Mapping[str, Any],
+        classnames: Sequence[str],
+        templates: Sequence[str],
+    ) -> "Tensor":
+        """Per class: encode all templates, normalise, average, normalise; times exp(logit_scale).
+
+        Returns
+        -------
+        Tensor [classes, d], float32. As in arXiv 2103.00020 and in the code of arXiv 2212.04089.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        device = next(model.parameters()).device
+        rows = []
+        with torch.no_grad():
+            for name in classnames:
+                texts = [template.replace("{c}", name) for template in templates]
+                tokens = self.tokenize(architecture, texts).to(device)
+                features = normalize(model.encode_text(tokens).float(), dim=-1)
+                rows.append(normalize(features.mean(dim=0), dim=0))
+            return (torch.stack(rows) * model.logit_scale.exp().float()).cpu()
+
+
+def _shape(state: Mapping[str, "Tensor"], key: str) -> Any:
+    return tuple(state[key].shape) if key in state else "absent"
+
+
+@cache
+def _tokenizer(length: int) -> Any:
+    return _open_clip().tokenizer.SimpleTokenizer(context_length=length)
+
+
+def _open_clip() -> Any:
+    from mergeloom.models.torchvision_cure import cure_torchvision
+
+    cure_torchvision()
+    import open_clip
+
+    return open_clip
+
+
+def _config(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's model config: a published one by name, or the one that stands in the preset."""
+    if "open_clip" not in architecture:
+        return {key: value for key, value in architecture.items()}
+    config = _open_clip().get_model_config(architecture["open_clip"])
+    if config is None:
+        raise MergeloomError(
+            f"architecture.open_clip: {architecture['open_clip']!r} is no model of open_clip; "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists them"
+        )
+    known = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
+    return {key: value for key, value in config.items() if key in known}

@@ -1,0 +1,77 @@
+"""Model families: what everything above needs to know of a kind of model, and no more.
+
+A merger asks which parameters are matrices, an evaluator how a batch becomes logits; neither knows
+CLIP. A family is a class registered by name in a module of this package.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeVar
+
+from mergeloom.errors import MergeloomError
+
+Kind = Literal["matrix", "vector", "frozen"]
+
+
+class Family(Protocol):
+    """What a family provides. Tensors are torch tensors; `architecture` is the preset's entry."""
+
+    def kind(self, key: str, shape: tuple[int, ...]) -> Kind:
+        """Matrix (spectral methods apply), vector (averaged by them), or frozen (never fine-tuned)."""
+        ...
+
+    def build(self, architecture: Mapping[str, Any]) -> Any:
+        """The whole model, initialised at random from torch's global generator."""
+        ...
+
+    def pretrained(self, architecture: Mapping[str, Any], weights: str) -> Any:
+        """The whole model with published weights."""
+        ...
+
+    def build_tower(self, architecture: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
+        """The fine-tuned part with these weights (keys as in files): images in, features out."""
+        ...
+
+    def tower_weights(self, tower: Any) -> dict[str, Any]:
+        """The tower's own tensors (not copies) under their keys in files."""
+        ...
+
+    def logits(self, tower: Any, head: Any, images: Any) -> Any:
+        """[n, 3, s, s] normalised images and a head [classes, d] to logits [n, classes]."""
+        ...
+
+    def tokenize(self, architecture: Mapping[str, Any], texts: Sequence[str]) -> Any:
+        """Texts to the token ids that the model reads: int64 [n, context]."""
+        ...
+
+    def zero_shot_head(
+        self, model: Any, architecture: Mapping[str, Any], classnames: Sequence[str],
+        templates: Sequence[str],
+    ) -> Any:  # fmt: skip
+        """A frozen linear head [classes, d] from the text tower."""
+        ...
+
+
+_FAMILIES: dict[str, Family] = {}
+_Class = TypeVar("_Class", bound=type)
+
+
+def family(name: str) -> Callable[[_Class], _Class]:
+    """Register a class as the family `name`; it is instantiated once, without arguments."""
+
+    def register(cls: _Class) -> _Class:
+        _FAMILIES[name] = cls()
+        return cls
+
+    return register
+
+
+def get_family(name: str) -> Family:
+    """The family called `name`, or a MergeloomError that lists those that exist."""
+    package = importlib.import_module("mergeloom.models")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    if name not in _FAMILIES:
+        raise MergeloomError(f"unknown family {name!r}; there is: {', '.join(sorted(_FAMILIES))}")
+    return _FAMILIES[name]

@@ -1,0 +1,1 @@
+"""What an artifact was made from: code digests, records, traces."""

@@ -1,0 +1,64 @@
+"""The tree of what a file was made from, down to data and base weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.tree import Tree
+
+from mergeloom.config.roots import logical, physical
+from mergeloom.errors import MergeloomError
+from mergeloom.io.checksums import sha256
+from mergeloom.provenance.record import read_record
+
+
+def trace(path: Path, roots: Mapping[str, str]) -> Tree:
+    """The tree of a file: every node a file, its rule and parameters, and below it what it read.
+
+    A file that is gone, or is no longer the one that was read, is marked so, and nothing is claimed
+    about what lies below it. A file that was shown before is not unfolded twice.
+
+    Raises
+    ------
+    MergeloomError – when the file does not exist or carries no record.
+    """
+    if not path.exists():
+        raise MergeloomError(f"{path}: no such file")
+    if read_record(path) is None:
+        raise MergeloomError(f"{path}: carries no record of provenance; mergeloom did not make it")
+    name = logical(path, roots)
+    tree = Tree(f"[bold]{name}[/bold]")
+    _grow(tree, path, roots, shown={name})
+    return tree
+
+
+def _grow(tree: Tree, path: Path, roots: Mapping[str, str], shown: set[str]) -> None:
+    content = read_record(path)
+    if content is None:
+        tree.label = f"{tree.label} [dim](given)[/dim]"
+        return
+    tree.label = f"{tree.label} [dim]{_summary(content)}[/dim]"
+    for name, digest in content["inputs"].items():
+        below = physical(name, roots)
+        if not below.exists():
+            tree.add(f"{name} [red]is gone[/red] [dim]sha256 {digest[:12]}[/dim]")
+        elif sha256(below) != digest:
+            tree.add(f"{name} [red]has changed since it was read[/red] [dim]was {digest[:12]}[/dim]")
+        elif name in shown:
+            tree.add(f"{name} [dim](see above)[/dim]")
+        else:
+            shown.add(name)
+            _grow(tree.add(f"{name} [dim]{digest[:12]}[/dim]"), below, roots, shown)
+
+
+def _summary(content: Mapping[str, Any]) -> str:
+    params = ", ".join(
+        f"{key}={_short(value)}" for key, value in sorted(content["params"].items())
+    )
+    seed = f", seed {content['seed']}"
+    return f"by {content['rule']} ({params}{seed}; code {content['code'][:8]})"
+
+
+def _short(value: Any) -> str:
+    text = str(value).replace("[", r"\[")
+    return text if len(text) <= 60 else text[:57] + "..."

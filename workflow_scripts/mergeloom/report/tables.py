@@ -1,0 +1,101 @@
+"""The summary of a benchmark: a row per merger, absolute and normalized accuracies, and alpha."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mergeloom.io.atomic import atomic_path
+from mergeloom.report.results import Result, in_order
+
+FIXED_COLUMNS = ("merger", "alpha", "alpha_how", "accuracy", "normalized_accuracy")
+
+
+def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd.DataFrame:
+    """Put the results of one benchmark into a table.
+
+    Parameters
+    ----------
+    results : contents of the result JSONs; zero-shot and fine-tuned stand anywhere.
+    tasks : order of the task columns; default: as in the first result.
+
+    Returns
+    -------
+    DataFrame with the rows zeroshot, the mergers in the order given, finetuned, and the columns
+    merger, alpha (NaN for finetuned), alpha_how (search, table, fixed or empty), accuracy and
+    normalized_accuracy (averages over tasks), then `<task>` and `<task>_normalized` per task.
+    Accuracies are fractions: 1 is all right; normalized, 1 is as good as the fine-tuned model.
+
+    Raises
+    ------
+    MergeloomError
+        The results do not belong together, see `mergeloom.report.results.in_order`.
+    """
+    ordered = in_order(results, tasks)
+    return pd.DataFrame([_row(result, tasks or list(ordered[0]["tasks"])) for result in ordered])
+
+
+def _row(result: Result, tasks: Sequence[str]) -> dict[str, str | float]:
+    alpha = result["alpha"] or {"value": None, "how": ""}
+    row: dict[str, str | float] = {
+        "merger": result["merger"]["name"],
+        "alpha": np.nan if alpha["value"] is None else float(alpha["value"]),
+        "alpha_how": alpha["how"],
+        "accuracy": result["average"]["accuracy"],
+        "normalized_accuracy": result["average"]["normalized_accuracy"],
+    }
+    for task in tasks:
+        row[task] = result["tasks"][task]["accuracy"]
+        row[f"{task}_normalized"] = result["tasks"][task]["normalized_accuracy"]
+    return row
+
+
+def tasks_of(frame: pd.DataFrame) -> list[str]:
+    """Tasks of a summary, in its order."""
+    return list(frame.columns[len(FIXED_COLUMNS) :: 2])
+
+
+def mergers_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a summary that are neither zero-shot nor fine-tuned, numbered from 0."""
+    return frame[~frame["merger"].isin(["zeroshot", "finetuned"])].reset_index(drop=True)
+
+
+def reference(frame: pd.DataFrame, merger: str) -> pd.Series | None:
+    """Row of `merger` ("zeroshot" or "finetuned") in a summary, or None."""
+    rows = frame[frame["merger"] == merger]
+    return None if rows.empty else rows.iloc[0]
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write a table as CSV, atomically, with six decimals and an empty field for NaN."""
+    with atomic_path(Path(path)) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """Read what `write_csv` wrote of a summary."""
+    return pd.read_csv(path, dtype={"merger": str, "alpha_how": str}).fillna({"alpha_how": ""})
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Write a summary as a Markdown table in percent, "absolute (normalized)", with one decimal.
+
+    The best merger of a column is bold; zero-shot and fine-tuned do not compete.
+    """
+    columns = {"average": "accuracy"} | {task: task for task in tasks_of(frame)}
+    best = mergers_of(frame)[list(columns.values())].round(3).max()
+    lines = [
+        f"| merger | α | {' | '.join(columns)} |",
+        f"|---|---:|{'---:|' * len(columns)}",
+    ]
+    for _, row in frame.iterrows():
+        competes = row["merger"] not in ("zeroshot", "finetuned")
+        cells = [str(row["merger"]), "" if pd.isna(row["alpha"]) else f"{row['alpha']:g}"]
+        for column in columns.values():
+            relative = "normalized_accuracy" if column == "accuracy" else f"{column}_normalized"
+            cell = f"{100 * row[column]:.1f} ({100 * row[relative]:.1f})"
+            wins = competes and round(row[column], 3) == best[column]
+            cells.append(f"**{cell}**" if wins else cell)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,104 @@
+"""Fine-tune the image tower of a base on one task, under a frozen zero-shot head."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from mergeloom.data.decoded import normalise, open_images
+from mergeloom.evaluation.accuracy import evaluate
+from mergeloom.io.parquet import write_parquet
+from mergeloom.io.tensors import TensorFile, write_tensors
+from mergeloom.models.family import Family, get_family
+from mergeloom.training.loop import COLUMNS, Recipe, fit
+
+
+class Classifier(nn.Module):
+    """A tower and its frozen head as one module: normalised images to logits."""
+
+    def __init__(self, family: Family, tower: nn.Module, head: Tensor) -> None:
+        super().__init__()
+        self.family, self.tower = family, tower
+        self.register_buffer("head", head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float32 [n, 3, s, s] to logits [n, classes]."""
+        logits: Tensor = self.family.logits(self.tower, self.head, images)
+        return logits
+
+
+def finetune(
+    *,
+    encoder: Mapping[str, Any],
+    base: Path,
+    head: Path,
+    train: Path,
+    val: Path,
+    recipe: Mapping[str, Any],
+    seed: int,
+    device: str,
+    batch_size: int,
+    out: Path,
+    curve: Path,
+    fingerprint: str,
+    title: str,
+    metadata: Mapping[str, str],
+) -> None:
+    """Fine-tune and write the tower's weights after the last epoch, and a row per epoch to `curve`.
+
+    Parameters
+    ----------
+    encoder : preset with `family`, `architecture`, `image` (size, mean, std).
+    base, head : safetensors; the head holds `weight` float32 [classes, d].
+    train, val : decoded splits (`mergeloom.data.decoded`).
+    recipe : see `Recipe`.
+    batch_size : of validation.
+    out, curve : safetensors and Parquet; both appear whole or not at all, `curve` first.
+
+    Raises
+    ------
+    MergeloomError – base and head of another encoder, a loss that is not finite, a batch larger than
+    the training set.
+    """
+    family = get_family(encoder["family"])
+    image = encoder["image"]
+    with TensorFile(base) as weights, TensorFile(head) as head_file:
+        keys = [k for k in weights.keys() if family.kind(k, weights.shape(k)) != "frozen"]
+        tower = family.build_tower(encoder["architecture"], {k: weights[k] for k in keys})
+        head_weight = head_file["weight"].clone()
+    module = Classifier(family, tower, head_weight).to(device)
+    images, held_out = open_images(train), open_images(val)
+
+    def batch_loss(model: nn.Module, indices: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        labels = images.labels[indices].to(device)
+        logits = model(normalise(images.images[indices].to(device), image["mean"], image["std"]))
+        return cross_entropy(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
+
+    def validate(_: nn.Module) -> tuple[float, float]:
+        scores = evaluate(
+            family, tower, module.head, held_out, image, device=device, batch_size=batch_size
+        )
+        return scores["loss"], scores["accuracy"]
+
+    state = out.with_name(f".{out.stem}.resume.safetensors")
+    rows = fit(
+        module,
+        batch_loss,
+        len(images),
+        Recipe(**recipe),
+        seed=seed,
+        device=device,
+        validate=validate,
+        state=state,
+        fingerprint=fingerprint,
+        title=title,
+    )
+    if rows is None:
+        return
+    write_parquet(curve, {c: [row[c] for row in rows] for c in COLUMNS}, metadata)
+    write_tensors(out, {k: v.detach().cpu() for k, v in family.tower_weights(tower).items()}, metadata)
+    state.unlink(missing_ok=True)
+

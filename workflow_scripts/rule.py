@@ -1,0 +1,123 @@
+"""What every rule's script shares: the log, errors for people, threads, device, and the record.
+
+    with job(snakemake) as j:
+        merge_files(base=j.input.base, ..., metadata=j.metadata())
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mergeloom.errors import MergeloomError
+from mergeloom.provenance.record import SIDECAR, as_metadata, fingerprint, record
+
+# Recorded in every artifact, whether or not this job's numbers depend on them.
+PACKAGES = ("torch", "numpy", "safetensors", "open-clip-torch", "lightning-fabric", "pillow",
+            "matplotlib", "pandas", "scikit-learn")  # fmt: skip
+DIGESTS = ("code", "env")  # params that stand for code and software, not for configuration
+
+log = logging.getLogger("mergeloom")
+
+
+class Job:
+    """A Snakemake job as its script sees it: its named files and params, device, seed and record."""
+
+    def __init__(self, snakemake: Any) -> None:
+        self.input, self.output = snakemake.input, snakemake.output
+        self.params, self.wildcards = snakemake.params, snakemake.wildcards
+        self.rule = snakemake.rule
+        self._config = snakemake.config
+
+    @property
+    def seed(self) -> int:
+        """The seed of this job, or 0 where nothing is random."""
+        return int(self.params.get("seed", 0))
+
+    @cached_property
+    def device(self) -> str:
+        """`cpu` or `cuda`; sets torch's threads, its seed and deterministic algorithms on the way."""
+        import torch
+
+        torch.set_num_threads(self.params.threads)
+        torch.manual_seed(self.seed)
+        wanted = self._config["device"]
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise MergeloomError("device is 'cuda', but torch sees no GPU; set `device: auto`")
+        device = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+        if device == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        return device
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What this job's outputs are made from: see `mergeloom.provenance.record`."""
+        params = {k: v for k, v in self.params.items() if k not in (*DIGESTS, "seed")}
+        return record(
+            rule=self.rule,
+            inputs=[str(path) for path in self.input],
+            params=params,
+            code=self.params.code,
+            packages=PACKAGES,
+            device=self.device if "threads" in params else "cpu",
+            seed=self.seed,
+            roots=self._config["roots"],
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """The record as the text metadata of a file."""
+        return as_metadata(self.provenance)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two jobs that must end in the same bytes."""
+        return fingerprint(self.provenance)
+
+    def write_sidecar(self, path: str | Path) -> None:
+        """Put the record beside a file, or into a folder, that cannot carry it itself."""
+        from mergeloom.io.jsonfile import write_json
+
+        folder = Path(path).is_dir()
+        write_json(Path(path) / SIDECAR if folder else f"{path}{SIDECAR}", self.provenance)
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[Job]:
+    """Run the body of a rule's script.
+
+    Messages and tracebacks go to the rule's log, messages to the terminal, too. A MergeloomError ends
+    the job with its message alone. SIGTERM ends it as an exception does, so that half-written files
+    are removed. The log's last line says how long start-up and work took.
+    """
+    begun = time.time()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    Path(snakemake.log[0]).parent.mkdir(parents=True, exist_ok=True)
+    file, terminal = logging.FileHandler(snakemake.log[0], mode="w"), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[file, terminal], format="%(message)s")
+    log.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    # Warnings of libraries are for the log; the terminal shows what a person follows.
+    terminal.addFilter(lambda entry: entry.name.startswith("mergeloom"))
+    try:
+        yield Job(snakemake)
+    except MergeloomError as error:
+        log.error("%s: %s", snakemake.rule, error)
+        file.stream.write(traceback.format_exc())
+        sys.exit(1)
+    except Exception:
+        log.exception("%s: failed", snakemake.rule)
+        sys.exit(1)
+    file.stream.write(
+        f"start-up {begun - psutil.Process().create_time():.2f} s, work {time.time() - begun:.2f} s\n"
+    )
