@@ -1,10 +1,10 @@
 """Merging from files: mergeloom against a straightforward in-memory implementation.
 
-Both read the same random task vectors (visual towers with decaying spectra) and write one file. The
-reference loads all of them with safetensors and takes float32 SVDs with torch.linalg.svd. Every run
-is a process of its own, whose peak resident memory is reported; the time is that of the merge alone,
-without imports, with the files in the page cache. The runs of all cases are interleaved, and the
-table shows medians.
+Both read the same random task vectors (visual towers with decaying spectra) and write one file.
+The reference loads all of them with safetensors and takes float32 SVDs with torch.linalg.svd.
+Every run is a process of its own, whose peak resident memory is reported; the time is that of the
+merge alone, without imports, with the files in the page cache. The runs of all cases are
+interleaved, and the table shows medians.
 
     python tests/benchmarks/bench_merge.py --experts 8 --encoder ViT-B-32 --layers 12
 """
@@ -242,10 +242,10 @@ def table(arguments: argparse.Namespace) -> None:
             f"layers, {size:.0f} MiB of task vectors; medians of {ROUNDS} interleaved runs.\n"
         )
         print(
-            "| merge             | mergeloom | reference | faster | memory | reference | difference |"
+            "| merge             | mergeloom | reference | faster | memory | ref. memory | apart |"
         )
         print(
-            "|-------------------|----------:|----------:|-------:|-------:|----------:|-----------:|"
+            "|-------------------|----------:|----------:|-------:|-------:|------------:|------:|"
         )
         for case, (method, other) in CASES.items():
             mine = median[f"ours:{method}" if other else method]
@@ -256,12 +256,15 @@ def table(arguments: argparse.Namespace) -> None:
                 apart = float(process("--compare", *(f"{file}.safetensors" for file in files)))
                 row += (
                     f" {theirs['seconds']:7.2f} s | {theirs['seconds'] / mine['seconds']:5.1f}× |"
-                    f" {mine['memory']:6.0f} | {theirs['memory']:9.0f} | {apart:10.0e} |"
+                    f" {mine['memory']:6.0f} | {theirs['memory']:11.0f} | {apart:5.0e} |"
                 )
             else:
-                row += f"           |        | {mine['memory']:6.0f} |           |            |"
+                row += f"           |        | {mine['memory']:6.0f} |             |       |"
             print(row)
-        print("\nMemory is the peak of the process in MiB, torch itself included.")
+        print(
+            "\nMemory is the peak of the process in MiB, torch itself included. Apart is the largest "
+            "relative\nFrobenius difference of a merged tensor."
+        )
 
 
 def main() -> None:

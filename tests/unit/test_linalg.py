@@ -34,7 +34,7 @@ def test_polar_is_the_exact_factor_at_every_condition(
     result = polar(torch.from_numpy(values))
     expected = exact_polar(values)
     assert result.dtype == torch.float32
-    assert np.linalg.norm(result.numpy() - expected) <= 1e-5 * np.linalg.norm(expected)
+    assert np.linalg.norm(result.numpy() - expected) <= 1e-6 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,0 +1,108 @@
+"""The code digest: a change in the library re-runs exactly what uses it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mergeloom.errors import MergeloomError
+from mergeloom.provenance import code
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def scripts(tmp_path):
+    """A copy of the scripts and the library, free to be edited."""
+    shutil.copytree(REPOSITORY / "workflow_scripts", tmp_path / "workflow_scripts")
+    return tmp_path / "workflow_scripts"
+
+
+def digest(script, scripts, **names):
+    for function in (code._tree, code._dump, code._imports, code.registered, code.digest):
+        function.cache_clear()
+    return code.digest(script, scripts=scripts, **names)
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
+    path.write_text(text.replace(old, new))
+
+
+def test_a_comment_a_docstring_and_white_space_change_nothing(scripts):
+    before = digest("merge_models.py", scripts, merger="tsv")
+    engine = scripts / "mergeloom/merging/engine.py"
+    lines = engine.read_text().splitlines()
+    engine.write_text('"""Another docstring."""\n' + "\n\n# a comment\n".join(["", *lines[1:]]))
+    assert digest("merge_models.py", scripts, merger="tsv") == before
+
+
+def test_a_change_in_an_imported_module_changes_the_digest(scripts):
+    before = digest("merge_models.py", scripts, merger="tsv")
+    with (scripts / "mergeloom/io/atomic.py").open("a") as file:
+        file.write("\nEXTRA = 1\n")
+    assert digest("merge_models.py", scripts, merger="tsv") != before
+
+
+def test_a_change_in_a_module_that_is_not_imported_changes_nothing(scripts):
+    before = digest("merge_models.py", scripts, merger="tsv")
+    with (scripts / "mergeloom/training/loop.py").open("a") as file:
+        file.write("\nEXTRA = 1\n")
+    assert digest("merge_models.py", scripts, merger="tsv") == before
+
+
+def test_editing_one_method_leaves_the_others_of_its_file_alone(scripts):
+    methods = ("weight_average", "task_arithmetic", "zeroshot", "tsv", "isotropic")
+    before = {m: digest("merge_models.py", scripts, merger=m) for m in methods}
+    path = scripts / "mergeloom/merging/methods/averaging.py"
+    edit(path, "return deltas.sum(dim=0)", "return deltas.sum(dim=0) * 1")
+    after = {m: digest("merge_models.py", scripts, merger=m) for m in methods}
+    assert {m for m in methods if after[m] != before[m]} == {"task_arithmetic"}
+
+
+def test_a_helper_and_a_constant_that_a_method_uses_belong_to_it(scripts):
+    path = scripts / "mergeloom/merging/methods/extra.py"
+    path.write_text(
+        "from mergeloom.merging.method import merger\n"
+        "FACTOR = 2\n"
+        "def helper(x):\n    return x * FACTOR\n"
+        '@merger("one")\ndef one(deltas):\n    return helper(deltas)\n'
+        '@merger("two")\ndef two(deltas):\n    return deltas\n'
+    )
+    before = [digest("merge_models.py", scripts, merger=m) for m in ("one", "two")]
+    edit(path, "FACTOR = 2", "FACTOR = 3")
+    after = [digest("merge_models.py", scripts, merger=m) for m in ("one", "two")]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+def test_two_methods_have_two_digests(scripts):
+    assert digest("merge_models.py", scripts, merger="tsv") != digest(
+        "merge_models.py", scripts, merger="isotropic"
+    )
+
+
+def test_an_unknown_name_is_an_error_that_lists_what_there_is():
+    with pytest.raises(MergeloomError, match=r"unknown merger 'tvs'; there is: .*isotropic.*tsv"):
+        code.lookup("merger", "tvs")
+
+
+def test_parameters_and_inputs_are_read_without_running_the_module(scripts):
+    path = scripts / "mergeloom/merging/methods/extra.py"
+    path.write_text(
+        'raise RuntimeError("must not run")\n'
+        '@merger("one", arxiv="1", alpha=0.3)\n'
+        "def one(deltas, svd, *, density: float = 0.2, sign: str = 'sum'):\n    return deltas\n"
+    )
+    code.registered.cache_clear()
+    entry = code.lookup("merger", "one", scripts)
+    assert entry.parameters == {"density": 0.2, "sign": "sum"}
+    assert entry.inputs == ["deltas", "svd"]
+    assert entry.options == {"arxiv": "1", "alpha": 0.3}
+
+
+@pytest.mark.parametrize(
+    "script", sorted(p.name for p in (REPOSITORY / "workflow_scripts").glob("*.py"))
+)
+def test_every_script_has_a_digest(script):
+    assert len(code.digest(script)) == 16

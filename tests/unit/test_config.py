@@ -1,0 +1,172 @@
+"""The configuration and its presets: what is wrong is said once, with what exists."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
+from mergeloom.config.roots import logical, physical, resolve_roots
+from mergeloom.config.study import check_study, resolve_alpha
+from mergeloom.errors import MergeloomError
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = REPOSITORY / "config"
+
+
+@pytest.fixture(scope="module")
+def presets():
+    return {k: load_presets(k, [CONFIG], schema_named(CONFIG / "schema", k)) for k in KINDS}
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((CONFIG / "config.yaml").read_text())
+
+
+@pytest.fixture
+def changed(presets):
+    return copy.deepcopy(presets)
+
+
+def test_the_shipped_configuration_and_presets_are_valid(config, presets):
+    check(config, schema_named(CONFIG / "schema", "config"), "config")
+    check_study(config, presets)
+
+
+@pytest.mark.parametrize("suite", sorted(p.name for p in (CONFIG / "suites").glob("*.yaml")))
+def test_every_suite_is_valid_on_top_of_the_default(suite, config, presets):
+    config |= yaml.safe_load((CONFIG / "suites" / suite).read_text())
+    check(config, schema_named(CONFIG / "schema", "config"), suite)
+    check_study(config, presets)
+
+
+def test_an_unknown_key_names_itself_and_the_known_ones(config):
+    config["svd"]["rnak"] = 3
+    with pytest.raises(MergeloomError, match=r"config: svd: unknown key 'rnak'; known keys: fraction"):
+        check(config, schema_named(CONFIG / "schema", "config"), "config")
+
+
+@pytest.mark.parametrize("kind", ["encoders", "experts", "benchmarks", "mergers"])
+def test_an_unknown_name_in_the_configuration_lists_what_exists(kind, config, presets):
+    config[kind] = ["nonsense"]
+    known = sorted(presets[kind])[0]
+    with pytest.raises(MergeloomError, match=rf"unknown {kind[:-1]}.* 'nonsense'; .*{known}"):
+        check_study(config, presets)
+
+
+def test_a_benchmark_with_an_unknown_task_is_named(config, changed):
+    changed["benchmarks"]["demo8"].append("mnits")
+    with pytest.raises(MergeloomError, match=r"benchmark 'demo8': unknown task 'mnits'; .*mnist"):
+        check_study(config, changed)
+
+
+def test_a_merger_with_an_unknown_method_lists_the_methods(config, changed):
+    changed["mergers"]["tsv"]["method"] = "tvs"
+    with pytest.raises(MergeloomError, match=r"merger 'tsv': unknown merger 'tvs'; .*isotropic"):
+        check_study(config, changed)
+
+
+def test_a_merger_with_an_unknown_parameter_lists_the_parameters(config, changed):
+    changed["mergers"]["tsv"]["parameters"] = {"rnak": 2}
+    with pytest.raises(MergeloomError, match=r"merger 'tsv': method 'tsv' has no parameter 'rnak'"):
+        check_study(config, changed)
+
+
+def test_an_unknown_family_renderer_and_recipe_are_named(config, changed):
+    for place, value, message in (
+        (changed["encoders"]["ViT-Nano"], {"family": "cilp"}, "unknown family 'cilp'.*clip"),
+        (changed["tasks"]["digits"]["source"], {"rendered": "x"}, "unknown renderer 'x'.*shapes"),
+        (changed["encoders"]["ViT-Nano"], {"recipe": "nao"}, "unknown recipe 'nao'.*nano"),
+    ):
+        before = dict(place)
+        place.update(value)
+        with pytest.raises(MergeloomError, match=message):
+            check_study(config, changed)
+        place.update(before)
+
+
+def test_a_preset_defined_twice_names_both_places(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "benchmarks.yaml").write_text("mine: [digits]\n")
+    with pytest.raises(MergeloomError, match=r"'mine' is defined in .*a.* and in .*b"):
+        load_presets(
+            "benchmarks",
+            [tmp_path / "a", tmp_path / "b"],
+            schema_named(CONFIG / "schema", "benchmarks"),
+        )
+
+
+def test_a_preset_with_a_wrong_value_names_file_and_place(tmp_path):
+    (tmp_path / "recipes.yaml").write_text("mine: {batch_size: 0, lr: 1, weight_decay: 0, "
+                                           "warmup_steps: 0, clip: 1, steps: 3}\n")  # fmt: skip
+    with pytest.raises(MergeloomError, match=r"recipes.yaml: mine: batch_size: 0 is less than"):
+        load_presets("recipes", [tmp_path], schema_named(CONFIG / "schema", "recipes"))
+
+
+def test_yaml_that_does_not_parse_names_file_and_line(tmp_path):
+    (tmp_path / "mergers.yaml").write_text("a: [1,\nb: 2\n")
+    with pytest.raises(MergeloomError, match=r"mergers.yaml: not valid YAML(.|\n)*line"):
+        load_presets("mergers", [tmp_path], schema_named(CONFIG / "schema", "mergers"))
+
+
+def test_choose_says_what_exists():
+    with pytest.raises(MergeloomError, match="unknown task 'c'; config has: a, b"):
+        choose("tasks", {"b": 1, "a": 2}, "c")
+
+
+def test_alpha_is_fixed_searched_or_from_a_table():
+    where = {"encoder": "E", "benchmark": "B"}
+    assert resolve_alpha({"method": "tsv", "alpha": 0.5}, **where) == {"how": "fixed", "value": 0.5}
+    grid = {"search": {"start": 0.1, "stop": 0.5, "step": 0.1}}
+    assert resolve_alpha({"method": "tsv", "alpha": grid}, **where) == {
+        "how": "search",
+        "grid": [0.1, 0.2, 0.3, 0.4, 0.5],
+    }
+    table = {"table": {"E": {"B": 1.3}}, "source": "a paper"}
+    assert resolve_alpha({"method": "tsv", "alpha": table}, **where) == {
+        "how": "table",
+        "value": 1.3,
+        "source": "a paper",
+    }
+
+
+def test_alpha_that_is_not_given_is_the_methods_own():
+    chosen = resolve_alpha({"method": "task_arithmetic"}, encoder="E", benchmark="B")
+    assert chosen == {"how": "fixed", "value": 0.3}
+
+
+def test_a_table_without_the_combination_lists_what_it_has():
+    merger = {"method": "tsv", "alpha": {"table": {"E": {"N8": 1.0}}, "source": "a paper"}}
+    with pytest.raises(MergeloomError, match="no value for E N14; it has: E N8"):
+        resolve_alpha(merger, encoder="E", benchmark="N14")
+
+
+def test_an_empty_grid_is_an_error():
+    merger = {"method": "tsv", "alpha": {"search": {"start": 1, "stop": 0, "step": 0.1}}}
+    with pytest.raises(MergeloomError, match="no value between 1 and 0"):
+        resolve_alpha(merger, encoder="E", benchmark="B")
+
+
+def test_roots_come_from_the_environment_then_env_file_then_config(tmp_path, monkeypatch):
+    for name in ("MODELS_PATH", "DATA_PATH", "RESULTS_PATH", "CACHE_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    configured = {"models": "m", "data": "d", "results": "r"}
+    (tmp_path / ".env").write_text("MODELS_PATH=/from/file\nDATA_PATH=/from/file\n")
+    monkeypatch.setenv("DATA_PATH", "/from/environment")
+    assert resolve_roots(configured, tmp_path) == {
+        "data": "/from/environment",
+        "models": "/from/file",
+        "results": "r",
+        "cache": "cache",
+    }
+
+
+def test_a_logical_name_does_not_depend_on_where_the_root_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root in ("models", str(tmp_path / "elsewhere")):
+        roots = {"models": root, "data": "data"}
+        name = logical(f"{root}/ViT/base.safetensors", roots)
+        assert name == "models/ViT/base.safetensors"
+        assert physical(name, roots) == Path(root, "ViT/base.safetensors")

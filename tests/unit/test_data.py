@@ -1,0 +1,168 @@
+"""Tasks as shards and as decoded images: what is written is read, and what is damaged is named."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mergeloom.data.decoded import decode, fit_to_square, normalise, open_images
+from mergeloom.data.shards import read_lines, read_shard, shard_paths, write_lines, write_shard
+from mergeloom.errors import MergeloomError
+from PIL import Image
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+
+
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture
+def shard(tmp_path, images):
+    path = tmp_path / "task" / "train" / "0.tar"
+    write_shard(path, images, LABELS)
+    return path
+
+
+def rewrite(path, change):
+    """Write the shard anew with `change(name, content)` applied to every member."""
+    members = []
+    with tarfile.open(path) as tar:
+        for member in tar:
+            members.append((member.name, tar.extractfile(member).read()))
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            changed = change(name, content)
+            if changed is not None:
+                info = tarfile.TarInfo(name)
+                info.size = len(changed)
+                tar.addfile(info, io.BytesIO(changed))
+
+
+def test_a_shard_gives_back_pixels_and_labels_in_order(shard, images):
+    read = list(read_shard(shard, classes=3))
+    assert [label for _, label in read] == list(LABELS)
+    np.testing.assert_array_equal([np.asarray(image) for image, _ in read], images)
+
+
+def test_a_shard_has_the_layout_of_clip_benchmark(shard):
+    with tarfile.open(shard) as tar:
+        names = tar.getnames()
+    assert names[:4] == ["s0000000.cls", "s0000000.png", "s0000001.cls", "s0000001.png"]
+
+
+def test_equal_content_gives_equal_bytes(shard, tmp_path, images):
+    write_shard(tmp_path / "again.tar", images, LABELS)
+    assert (tmp_path / "again.tar").read_bytes() == shard.read_bytes()
+
+
+def test_decoded_images_are_the_shards_pixels(shard, tmp_path, images):
+    out = tmp_path / "train_32px.safetensors"
+    decode([shard, shard], 3, 32, out, {"mergeloom": "{}"})
+    split = open_images(out)
+    np.testing.assert_array_equal(split.images.numpy(), np.concatenate([images, images]))
+    np.testing.assert_array_equal(split.labels.numpy(), np.concatenate([LABELS, LABELS]))
+    assert split.labels.dtype == torch.int64
+
+
+def test_normalised_images_are_the_formula():
+    pixels = torch.arange(48, dtype=torch.uint8).view(1, 4, 4, 3)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    expected = (pixels.double().numpy() / 255 - mean) / std
+    got = normalise(pixels, mean, std)
+    assert got.shape == (1, 3, 4, 4)
+    np.testing.assert_allclose(got.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(64, 32), (32, 64), (100, 37), (31, 33), (224, 224)])
+def test_any_image_becomes_a_square_of_its_centre(size):
+    image = Image.new("RGB", size)
+    half, (x, y) = min(size) / 16, (size[0] / 2, size[1] / 2)
+    image.paste((255, 0, 0), tuple(round(v) for v in (x - half, y - half, x + half, y + half)))
+    square = np.asarray(fit_to_square(image, 32))
+    assert square.shape == (32, 32, 3)
+    rows, columns = np.nonzero(square[..., 0] > 100)
+    assert abs(rows.mean() - 15.5) <= 1
+    assert abs(columns.mean() - 15.5) <= 1
+
+
+@pytest.mark.parametrize("cut", [512, 1024, 1500, 5000])
+def test_a_shard_that_is_cut_short_is_named(shard, cut):
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 512 * 512 - cut - 10240])
+    with pytest.raises(MergeloomError, match=r"0\.tar: is (cut short|damaged)"):
+        list(read_shard(shard, 3))
+
+
+def test_a_shard_cut_between_two_members_is_named(shard):
+    with tarfile.open(shard) as tar:
+        offset = tar.getmembers()[4].offset
+    shard.write_bytes(shard.read_bytes()[:offset])
+    with pytest.raises(MergeloomError, match=r"0\.tar: is cut short"):
+        list(read_shard(shard, 3))
+
+
+def test_an_image_that_does_not_decode_names_shard_and_sample(shard):
+    rewrite(shard, lambda name, c: c[:60] if name == "s0000002.png" else c)
+    with pytest.raises(MergeloomError, match=r"0\.tar: sample s0000002\.png: the image does not"):
+        list(read_shard(shard, 3))
+
+
+def test_a_label_outside_the_class_list_is_named(shard):
+    with pytest.raises(MergeloomError, match=r"sample s0000002\.cls: label 2 is outside the 2 classes"):
+        list(read_shard(shard, 2))
+
+
+def test_a_label_that_is_no_number_is_named(shard):
+    rewrite(shard, lambda name, c: b"cat" if name == "s0000001.cls" else c)
+    with pytest.raises(MergeloomError, match=r"s0000001\.cls: b'cat' is not a label"):
+        list(read_shard(shard, 3))
+
+
+def test_a_sample_without_image_or_label_says_what_it_has(shard):
+    rewrite(shard, lambda name, c: None if name == "s0000003.png" else c)
+    with pytest.raises(MergeloomError, match=r"sample s0000003 has cls; expected cls and one of"):
+        list(read_shard(shard, 3))
+
+
+def test_missing_shards_are_counted_and_named(shard):
+    counter = shard.parent / "nshards.txt"
+    with pytest.raises(MergeloomError, match=r"nshards.txt: no such file"):
+        shard_paths(shard.parent)
+    write_lines(counter, ["3"])
+    with pytest.raises(MergeloomError, match=r"promises 3 shards, missing: .*1\.tar, .*2\.tar"):
+        shard_paths(shard.parent)
+    write_lines(counter, ["1"])
+    assert shard_paths(shard.parent) == [shard]
+
+
+def test_a_failed_decode_leaves_nothing(shard, tmp_path):
+    out = tmp_path / "cache" / "x.safetensors"
+    rewrite(shard, lambda name, c: c[:60] if name == "s0000005.png" else c)
+    with pytest.raises(MergeloomError):
+        decode([shard], 3, 32, out, {})
+    assert not out.exists()
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
+
+
+def test_missing_and_empty_class_names_are_errors(tmp_path):
+    with pytest.raises(MergeloomError, match=r"classnames.txt: no such file"):
+        read_lines(tmp_path / "classnames.txt")
+    (tmp_path / "classnames.txt").write_text("\n")
+    with pytest.raises(MergeloomError, match=r"is empty"):
+        read_lines(tmp_path / "classnames.txt")
+
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "wds" / "mnist"
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="no real shards beside this checkout")
+def test_real_shards_are_read():
+    classes = len(read_lines(REAL / "classnames.txt"))
+    read = list(read_shard(shard_paths(REAL / "val")[0], classes))
+    assert len(read) == 300
+    assert {label for _, label in read} == set(range(10))
