@@ -262,8 +262,8 @@ def table(arguments: argparse.Namespace) -> None:
                 row += f"           |        | {mine['memory']:6.0f} |             |       |"
             print(row)
         print(
-            "\nMemory is the peak of the process in MiB, torch itself included. Apart is the largest "
-            "relative\nFrobenius difference of a merged tensor."
+            "\nMemory is the peak of the process in MiB, torch itself included.\n"
+            "Apart is the largest relative Frobenius difference of a merged tensor."
         )
 
 
@@ -273,7 +273,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=4, help="number of task vectors")
     parser.add_argument("--encoder", choices=ENCODERS, default="ViT-B-32")
     parser.add_argument(
-        "--layers", type=int, default=2, help="blocks of the tower (12 in ViT-B-32)"
+        "--layers", type=int, default=1, help="blocks of the tower (12 in ViT-B-32)"
     )
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its default")
     parser.add_argument("--folder", help=argparse.SUPPRESS)

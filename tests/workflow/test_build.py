@@ -1,0 +1,256 @@
+"""The DAG built from nothing: results, provenance, what re-runs after a change, damage, kills."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from sandbox import RESULTS, TINY, copy_workflow
+from jsonschema import Draft202012Validator
+from PIL import Image
+
+MERGERS = ("zeroshot", "weight_average", "task_arithmetic", "tsv", "isotropic")
+FIGURES = ("radar", "averages", "alpha_curves", "task_vector_cosine", "singular_values",
+           "learning_curves")  # fmt: skip
+MODELS = "models/ViT-Tiny"
+
+
+@pytest.mark.parametrize("merger", [*MERGERS, "finetuned"])
+def test_every_result_fits_the_schema_and_names_itself(built_once, merger):
+    schema = json.loads(built_once.read("config/schema/result.schema.json"))
+    result = json.loads(built_once.read(f"{RESULTS}/{merger}.json"))
+    Draft202012Validator(schema).validate(result)
+    assert result["merger"]["name"] == merger
+    assert set(result["tasks"]) == {"tiny_digits", "tiny_shapes"}
+    assert all(task["n"] == 40 for task in result["tasks"].values())
+
+
+def test_the_table_holds_the_numbers_of_the_results(built_once):
+    rows = list(csv.DictReader(built_once.read(f"{RESULTS}/summary.csv").splitlines()))
+    assert [row["merger"] for row in rows] == [*MERGERS, "finetuned"]
+    for row in rows:
+        result = json.loads(built_once.read(f"{RESULTS}/{row['merger']}.json"))
+        assert float(row["accuracy"]) == pytest.approx(result["average"]["accuracy"], abs=1e-6)
+        assert float(row["tiny_shapes"]) == pytest.approx(
+            result["tasks"]["tiny_shapes"]["accuracy"], abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_every_figure_is_a_picture_in_two_formats(built_once, figure):
+    with Image.open(built_once.folder / RESULTS / f"{figure}.png") as image:
+        assert min(image.size) > 400
+        assert len(set(image.convert("L").resize((64, 64)).getdata())) > 8, "it is blank"
+    assert "<svg" in built_once.read(f"{RESULTS}/{figure}.svg")
+
+
+def test_a_second_call_does_nothing(built_once):
+    assert built_once.planned() == {}
+
+
+def test_every_artifact_traces_down_to_data_and_base(built_once):
+    command = [shutil.which("mergeloom", path=os.path.dirname(built_once.command()[0])), "trace"]
+    for name in ("tsv.json", "summary.csv", "radar.png", "radar.svg", "learning_curves.png"):
+        done = subprocess.run(
+            [*command, f"{RESULTS}/{name}"], cwd=built_once.folder, env=built_once.environment,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        for part in ("models/ViT-Tiny/base.safetensors", "by pretrain_encoder",
+                     "data/tiny_digits/train/0.tar", "by render_task"):  # fmt: skip
+            assert part in done.stdout, f"{name}: no {part} in\n{done.stdout}"
+        assert "changed" not in done.stdout
+        assert "gone" not in done.stdout
+
+
+def test_the_report_holds_table_and_figures(built_once):
+    built_once.run("--report", "report.html")
+    text = built_once.read("report.html")
+    for label in ("accuracy table", "radar chart", "accuracy over alpha", "singular values"):
+        assert label in text
+
+
+def test_no_result_holds_a_path_of_this_machine(built_once):
+    for path in (built_once.folder / "results").rglob("*.json"):
+        assert str(built_once.folder) not in path.read_text()
+
+
+DOWNSTREAM = {"tabulate_results": 1, "plot_results": 1, "tables": 1, "figures": 1, "all": 1}
+REPORT = {"tabulate_results", "plot_results"}
+
+
+def rules_of(planned):
+    return {rule: n for rule, n in planned.items() if rule not in ("all", "tables", "figures")}
+
+
+def test_a_comment_in_the_library_re_runs_nothing(built):
+    engine = built.folder / "workflow_scripts/mergeloom/merging/engine.py"
+    engine.write_text(engine.read_text() + "\n# a comment\n")
+    assert built.planned() == {}
+
+
+def test_touching_a_script_re_runs_nothing(built):
+    for script in (built.folder / "workflow_scripts").glob("*.py"):
+        script.touch()
+    assert built.planned() == {}
+
+
+def test_editing_a_method_re_runs_that_merger_alone(built):
+    built.edit(
+        "workflow_scripts/mergeloom/merging/methods/averaging.py",
+        "return deltas.sum(dim=0)",
+        "return deltas.sum(dim=0) * 2",
+    )
+    assert rules_of(built.planned()) == {
+        "merge_models": 1,
+        "evaluate_merged": 1,
+        "tabulate_results": 1,
+        "plot_results": 1,
+    }
+    text = built.run("-n").stdout
+    assert "Merging tiny on ViT-Tiny with task_arithmetic" in text
+    assert "Merging tiny on ViT-Tiny with tsv" not in text
+
+
+def test_editing_the_accuracy_re_runs_evaluations_and_no_training(built):
+    built.edit(
+        "workflow_scripts/mergeloom/evaluation/results.py",
+        'SCHEMA = "mergeloom/result/1"',
+        'SCHEMA = "mergeloom/result/" + "1"',
+    )
+    assert set(rules_of(built.planned())) == {
+        "evaluate_finetuned",
+        "evaluate_zeroshot",
+        "evaluate_merged",
+        *REPORT,
+    }
+
+
+def test_editing_the_training_loop_re_runs_from_pretraining_and_no_rendering(built):
+    built.edit("workflow_scripts/mergeloom/training/loop.py", "0.5 * (1 + ", "0.50 * (1.0 + ")
+    planned = built.planned()
+    assert planned["pretrain_encoder"] == 1
+    assert planned["finetune_task"] == 2
+    assert "render_task" not in planned
+    assert "decode_images" not in planned
+
+
+def test_changing_an_alpha_grid_re_runs_one_evaluation_and_no_merge(built):
+    built.edit("config/mergers.yaml", "stop: 1.0, step: 0.1", "stop: 0.9, step: 0.1")
+    planned = rules_of(built.planned())
+    assert planned == {"evaluate_merged": 1, "tabulate_results": 1, "plot_results": 1}
+
+
+def test_changing_the_kept_fraction_re_runs_what_reads_singular_vectors(built):
+    built.edit(TINY, "fraction: 0.5", "fraction: 0.75")
+    planned = rules_of(built.planned())
+    assert planned["decompose_task_vector"] == 2
+    assert planned["merge_models"] == planned["evaluate_merged"] == 1
+    assert "finetune_task" not in planned
+
+
+def test_the_seed_of_training_leaves_the_images_alone(built):
+    (built.folder / TINY).write_text(built.read(TINY) + "seed: 1\n")
+    planned = built.planned()
+    assert planned["finetune_task"] == 2
+    assert "render_task" not in planned
+
+
+def test_adding_a_merger_is_adding_a_preset(built):
+    presets = built.folder / "tests/workflow/presets"
+    (presets / "mergers.yaml").write_text("half: {method: task_arithmetic, alpha: 0.5}\n")
+    assert rules_of(built.planned(f"{RESULTS}/half.json")) == {"merge_models": 1, "evaluate_merged": 1}
+    built.run(f"{RESULTS}/half.json")
+    half = json.loads(built.read(f"{RESULTS}/half.json"))
+    curve = json.loads(built.read(f"{RESULTS}/task_arithmetic.json"))["alpha"]["curve"]
+    at_half = next(point for point in curve if point["alpha"] == 0.5)
+    assert half["validation"]["average"]["accuracy"] == pytest.approx(at_half["accuracy"])
+    assert half["alpha"] == {"how": "fixed", "value": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("path", "damage", "target", "message"),
+    [
+        ("data/tiny_digits/train/0.tar", "cut", "cache/tiny_digits/train_32px.safetensors",
+         "data/tiny_digits/train/0.tar: is cut short"),
+        (f"{MODELS}/finetuned/tiny_digits/checkpoint.safetensors", "pickle",
+         f"{MODELS}/finetuned/tiny_digits/task_vector.safetensors",
+         f"{MODELS}/finetuned/tiny_digits/checkpoint.safetensors: is a pickle"),
+        (f"{MODELS}/finetuned/tiny_digits/checkpoint.safetensors", "nan",
+         f"{MODELS}/finetuned/tiny_digits/task_vector.safetensors",
+         "tensor visual.proj has 512 values that are NaN"),
+        (f"{MODELS}/finetuned/tiny_digits/checkpoint.safetensors", "shape",
+         f"{MODELS}/finetuned/tiny_digits/task_vector.safetensors",
+         "visual.proj has shape [3, 3], but [32, 16] in"),
+    ],
+)  # fmt: skip
+def test_damaged_input_is_named_and_leaves_no_output(built, path, damage, target, message):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    file = built.folder / path
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:20000])
+    elif damage == "pickle":
+        torch.save({"visual.proj": torch.ones(2)}, file)
+    else:
+        tensors = load_file(file)
+        proj = tensors["visual.proj"]
+        tensors["visual.proj"] = proj * float("nan") if damage == "nan" else torch.ones(3, 3)
+        save_file(tensors, file)
+    done = built.run(target, check=False)
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert not (built.folder / target).exists()
+    assert [p for p in (built.folder / target).parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_the_tree_is_a_function_of_config_and_seed_and_survives_kills(built_once, tmp_path):
+    """A second tree, its run killed with -9 (the whole process group) at seeded random moments,
+    ends in the same bytes as the undisturbed one; every artifact is compared."""
+    again = copy_workflow(tmp_path)
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(4):
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                again.command(), cwd=tmp_path, env=again.environment, start_new_session=True,
+                stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            try:
+                process.wait(timeout=rng.uniform(8, 22))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                kills += 1
+                time.sleep(0.5)
+    assert kills >= 2
+    again.run()
+    assert again.planned() == {}
+    visible = {k: v for k, v in again.digests().items() if not k.split("/")[-1].startswith(".")}
+    expected = {
+        k: v for k, v in built_once.digests().items() if not k.split("/")[-1].startswith(".")
+    }
+    assert visible.keys() == expected.keys()
+    assert {k for k in expected if visible[k] != expected[k]} == set()
+
+
+def test_one_core_ends_in_the_same_bytes(built_once, tmp_path):
+    again = copy_workflow(tmp_path)
+    again.run(f"{RESULTS}/isotropic.json", "--cores", "1")
+    built, single = built_once.digests(), again.digests()
+    assert f"{RESULTS}/isotropic.json" in single
+    assert {k for k in single if single[k] != built[k]} == set()
+
+
+def test_wandb_logs_offline(built):
+    pytest.importorskip("wandb")
+    (built.folder / TINY).write_text(
+        built.read(TINY) + "wandb: {mode: offline, project: test}\n"
+    )
+    built.run(f"{RESULTS}/wandb.txt")
+    assert list((built.folder / "wandb").glob("offline-run-*/*.wandb"))

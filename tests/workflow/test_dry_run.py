@@ -1,0 +1,95 @@
+"""What would run: the plan from nothing, and what is wrong before anything runs."""
+
+import pytest
+import yaml
+from sandbox import RESULTS, TINY
+
+
+def test_one_result_plans_only_what_it_needs(fresh):
+    assert fresh.planned(f"{RESULTS}/isotropic.json") == {
+        "render_task": 2,
+        "decode_images": 6,
+        "pretrain_encoder": 1,
+        "build_head": 2,
+        "finetune_task": 2,
+        "extract_task_vector": 2,
+        "merge_models": 1,
+        "evaluate_finetuned": 1,
+        "evaluate_merged": 1,
+    }
+
+
+def test_only_methods_that_read_singular_vectors_wait_for_them(fresh):
+    assert fresh.planned(f"{RESULTS}/tsv.json")["decompose_task_vector"] == 2
+    assert "decompose_task_vector" not in fresh.planned(f"{RESULTS}/task_arithmetic.json")
+
+
+def test_the_default_configuration_plans_the_demo(fresh):
+    planned = fresh.planned(configfile="config/config.yaml")
+    assert planned["finetune_task"] == planned["extract_task_vector"] == 8
+    assert planned["merge_models"] == planned["evaluate_merged"] == 4
+    assert planned["tabulate_results"] == planned["plot_results"] == 1
+
+
+def test_published_encoders_plan_a_download_and_no_pretraining(fresh):
+    planned = fresh.planned("results/ViT-B-32/finetuned/demo8/tsv.json")
+    assert planned["fetch_encoder"] == 1
+    assert "pretrain_encoder" not in planned
+    assert planned["decode_images"] == 24
+
+
+def test_every_collector_target_is_planned(fresh):
+    for target in ("tables", "figures", "results", "checkpoints", "vectors"):
+        assert fresh.planned(target)[target] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sede": 3}, "config: unknown key 'sede'; known keys: benchmarks"),
+        ({"mergers": ["tvs"]}, "unknown merger 'tvs'; config has: isotropic"),
+        ({"encoders": ["ViT-Nono"]}, "unknown encoder 'ViT-Nono'; config has: ViT-B-16"),
+        ({"benchmarks": ["tniy"]}, "unknown benchmark 'tniy'; config has: demo2, demo8"),
+        ({"svd": {"fraction": 2}}, "config: svd.fraction: 2 is greater than the maximum of 1"),
+        ({"presets": ["config", "nowhere"]}, "nowhere is not a folder"),
+    ],
+)
+def test_a_wrong_configuration_is_one_clear_error(fresh, change, message):
+    config = yaml.safe_load(fresh.read(TINY)) | change
+    (fresh.folder / "wrong.yaml").write_text(yaml.safe_dump(config))
+    done = fresh.run("-n", configfile="wrong.yaml", check=False)
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (f"{RESULTS}/tvs.json", "unknown merger 'tvs'; config has: isotropic"),
+        ("results/ViT-Tiny/finetuned/tniy/tsv.json", "unknown benchmark 'tniy'"),
+        ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: finetuned"),
+        ("results/ViT/finetuned/tiny/tsv.json", "unknown encoder 'ViT'"),
+        ("models/ViT-Tiny/finetuned/tiny_digit/checkpoint.safetensors", "unknown task 'tiny_digit'"),
+    ],
+)
+def test_an_unknown_name_in_a_target_lists_what_exists(fresh, target, message):
+    done = fresh.run(target, "-n", check=False)
+    assert done.returncode != 0
+    assert message in done.stdout
+
+
+def test_missing_shards_say_where_they_were_expected_and_how_to_point_there(fresh):
+    done = fresh.run(
+        "results/ViT-Nano-real8/finetuned/real8/tsv.json", "-n", check=False,
+        configfile="config/suites/real8.yaml",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "nshards.txt: no such file" in done.stdout
+    assert "point DATA_PATH or roots.data to them" in done.stdout
+
+
+def test_roots_move_by_the_environment(fresh, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    text = fresh.run("vectors", "-n", MODELS_PATH=str(elsewhere)).stdout
+    assert f"{elsewhere}/ViT-Tiny/base.safetensors" in text
