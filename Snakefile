@@ -55,49 +55,51 @@ localrules:
 
 
 rule tables:
-    message:
-        "Summary tables"
     input:
         of_studies("<results>/{encoder}/{experts}/{benchmark}/summary.csv"),
+    message:
+        "Summary tables"
 
 
 rule figures:
+    input:
+        of_studies(
+            "<results>/{encoder}/{experts}/{benchmark}/{figure}.png", figure=FIGURES
+        ),
     message:
         "Figures"
-    input:
-        of_studies("<results>/{encoder}/{experts}/{benchmark}/{figure}.png", figure=FIGURES),
 
 
 rule results:
-    message:
-        "Results of all mergers"
     input:
         of_studies(
             "<results>/{encoder}/{experts}/{benchmark}/{merger}.json",
             merger=[*config["mergers"], FINETUNED],
         ),
+    message:
+        "Results of all mergers"
 
 
 rule checkpoints:
-    message:
-        "Fine-tuned checkpoints"
     input:
         of_tasks("<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"),
+    message:
+        "Fine-tuned checkpoints"
 
 
 rule vectors:
-    message:
-        "Task vectors and their SVD caches"
     input:
         of_tasks("<models>/{encoder}/{experts}/{task}/task_vector.safetensors"),
         of_tasks("<models>/{encoder}/{experts}/{task}/svd.safetensors"),
+    message:
+        "Task vectors and their SVD caches"
 
 
 rule all:
     default_target: True
-    message:
-        "Tables and figures of the configuration"
     input:
         rules.tables.input,
         rules.figures.input,
         wandb_logs,
+    message:
+        "Tables and figures of the configuration"

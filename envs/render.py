@@ -25,7 +25,7 @@ BROUGHT_BY_TORCH = ("nvidia-", "cuda-", "triton")
 
 def freeze(python: Path) -> list[str]:
     """Every package of an environment as `name==version`, without torch's own and local builds."""
-    command = [python, "-m", "pip", "freeze", "--all", "--exclude", "pip"]
+    command: list[str | Path] = [python, "-m", "pip", "freeze", "--all", "--exclude", "pip"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")
     pins = [line.split("+")[0].split(" @ ")[0] for line in lines if "==" in line]
     return sorted((p for p in pins if not p.startswith(BROUGHT_BY_TORCH)), key=str.lower)
@@ -36,7 +36,7 @@ def lock() -> None:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder, "bin", "python")
-        install = [python, "-m", "pip", "install", "--quiet", "-r"]
+        install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "-r"]
         subprocess.run([*install, HERE / "requirements.in"], check=True)
         base = freeze(python)
         subprocess.run([*install, HERE / "requirements-dev.in"], check=True)

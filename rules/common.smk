@@ -18,7 +18,14 @@ BASE = Path(workflow.basedir)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 ZEROSHOT, FINETUNED = "zeroshot", "finetuned"
 # What the versions of numbers depend on; rendered images depend on fonts and data sets, too.
-NUMBERS = ("torch", "numpy", "safetensors", "open-clip-torch", "lightning-fabric", "pillow")
+NUMBERS = (
+    "torch",
+    "numpy",
+    "safetensors",
+    "open-clip-torch",
+    "lightning-fabric",
+    "pillow",
+)
 PIXELS = ("numpy", "pillow", "matplotlib", "scikit-learn")
 PICTURES = ("matplotlib", "pandas", "numpy")
 
@@ -41,7 +48,10 @@ def checked_presets():
     """All presets by kind, each checked, and the configuration checked against them."""
     schemas = BASE / "config" / "schema"
     check(config, schema_named(schemas, "config"), "config")
-    folders = [f if (f := Path(p)).is_absolute() or f.is_dir() else BASE / f for p in config["presets"]]
+    folders = [
+        f if (f := Path(p)).is_absolute() or f.is_dir() else BASE / f
+        for p in config["presets"]
+    ]
     presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
     check_study(config, presets)
     return presets
@@ -76,7 +86,9 @@ def code(script, **registry):
 
     @explained
     def digest_of(wildcards):
-        names = {k: registered[k](v.format(**dict(wildcards))) for k, v in registry.items()}
+        names = {
+            k: registered[k](v.format(**dict(wildcards))) for k, v in registry.items()
+        }
         return digest(script, **names)
 
     return digest_of
@@ -113,7 +125,9 @@ def over_tasks(pattern, **fixed):
 
     def paths(wildcards):
         size = preset("encoders", wildcards.encoder)["image"]["size"]
-        return expand(pattern, task=tasks_of(wildcards), size=size, **{**wildcards, **fixed})
+        return expand(
+            pattern, task=tasks_of(wildcards), size=size, **{**wildcards, **fixed}
+        )
 
     return paths
 
@@ -141,8 +155,12 @@ def of_studies(pattern, **more):
 
 def of_tasks(pattern):
     """The pattern for every encoder, collection of experts and task of the configuration."""
-    tasks = dict.fromkeys(t for b in config["benchmarks"] for t in PRESETS["benchmarks"][b])
-    return expand(pattern, encoder=config["encoders"], experts=config["experts"], task=tasks)
+    tasks = dict.fromkeys(
+        t for b in config["benchmarks"] for t in PRESETS["benchmarks"][b]
+    )
+    return expand(
+        pattern, encoder=config["encoders"], experts=config["experts"], task=tasks
+    )
 
 
 @explained
@@ -152,7 +170,9 @@ def shards(wildcards):
     folder = Path(ROOTS["data"], wildcards.task, wildcards.split)
     if source != "shards":
         if wildcards.split not in source:
-            raise MergeloomError(f"task {wildcards.task!r} has no split {wildcards.split!r}")
+            raise MergeloomError(
+                f"task {wildcards.task!r} has no split {wildcards.split!r}"
+            )
         return [str(folder / "0.tar")]
     try:
         return [str(path) for path in shard_paths(folder)]
@@ -177,7 +197,9 @@ def seed_of(wildcards):
 def alpha_of(wildcards):
     """How alpha is chosen for this merger, encoder and benchmark."""
     merger = preset("mergers", wildcards.merger)
-    return resolve_alpha(merger, encoder=wildcards.encoder, benchmark=wildcards.benchmark)
+    return resolve_alpha(
+        merger, encoder=wildcards.encoder, benchmark=wildcards.benchmark
+    )
 
 
 def svd_caches(wildcards):
@@ -202,10 +224,42 @@ def merger_results(wildcards):
     """Results of the configured mergers in their order, and of the fine-tuned models."""
     names = [m for m in config["mergers"] if m != ZEROSHOT]
     return expand(
-        f"<results>/{STUDY}/{{merger}}.json", merger=[ZEROSHOT, *names, FINETUNED], **wildcards
+        f"<results>/{STUDY}/{{merger}}.json",
+        merger=[ZEROSHOT, *names, FINETUNED],
+        **wildcards,
     )
 
 
 def wandb_logs(wildcards):
     """Markers of W&B runs, when they are asked for."""
-    return [] if config["wandb"]["mode"] == "disabled" else of_studies(f"<results>/{STUDY}/wandb.txt")
+    return (
+        []
+        if config["wandb"]["mode"] == "disabled"
+        else of_studies(f"<results>/{STUDY}/wandb.txt")
+    )
+
+
+def pretraining_of(wildcards):
+    """The pretraining entry of an encoder's preset."""
+    return preset("encoders", wildcards.encoder)["weights"]["pretrain"]
+
+
+def of_pretraining_tasks(pattern):
+    """Input function: the pattern for every task that the encoder is pretrained on."""
+
+    def paths(wildcards):
+        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        return expand(pattern, task=pretraining_of(wildcards)["tasks"], size=size)
+
+    return paths
+
+
+def figure_of_report(name, label, caption):
+    """A figure as PNG, shown in the report."""
+    return report(
+        f"<results>/{STUDY}/{name}.png",
+        caption=f"../config/report/{caption}.rst",
+        category="{benchmark}",
+        subcategory="{encoder}, {experts}",
+        labels={"result": label},
+    )

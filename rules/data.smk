@@ -2,8 +2,6 @@
 
 
 rule render_task:
-    message:
-        "Rendering task {wildcards.task}"
     output:
         train="<data>/{task}/train/0.tar",
         train_count="<data>/{task}/train/nshards.txt",
@@ -14,44 +12,46 @@ rule render_task:
         classnames=f"<data>/{{task}}/{CLASSNAMES}",
         templates=f"<data>/{{task}}/{TEMPLATES}",
         record="<data>/{task}/.provenance.json",
+    log:
+        "<logs>/data/{task}/render.log",
+    benchmark:
+        "<benchmarks>/data/{task}/render.jsonl"
     wildcard_constraints:
         task=one_of(RENDERED),
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
     params:
         task=at("tasks", "task"),
         seed=config["data_seed"],
         code=code("render_task.py", renderer="{task}"),
         env=env(PIXELS),
-    log:
-        "<logs>/data/{task}/render.log",
-    benchmark:
-        "<benchmarks>/data/{task}/render.jsonl"
-    resources:
-        mem_mb=memory,
-    conda:
-        "../envs/environment.yaml"
+    message:
+        "Rendering task {wildcards.task}"
     script:
         "../workflow_scripts/render_task.py"
 
 
 rule decode_images:
-    message:
-        "Decoding {wildcards.task} ({wildcards.split}) at {wildcards.size} px"
     input:
         shards=shards,
         classnames=f"<data>/{{task}}/{CLASSNAMES}",
     output:
         images="<cache>/{task}/{split}_{size}px.safetensors",
-    params:
-        size=lambda wildcards: int(wildcards.size),
-        code=code("decode_images.py"),
-        env=env(("numpy", "pillow", "safetensors")),
     log:
         "<logs>/cache/{task}/{split}_{size}px.log",
     benchmark:
         "<benchmarks>/cache/{task}/{split}_{size}px.jsonl"
-    resources:
-        mem_mb=memory,
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
+    params:
+        size=lambda wildcards: int(wildcards.size),
+        code=code("decode_images.py"),
+        env=env(("numpy", "pillow", "safetensors")),
+    message:
+        "Decoding {wildcards.task} ({wildcards.split}) at {wildcards.size} px"
     script:
         "../workflow_scripts/decode_images.py"

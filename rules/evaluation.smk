@@ -3,15 +3,25 @@
 
 
 rule evaluate_finetuned:
-    message:
-        "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}"
     input:
-        checkpoints=over_tasks("<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"),
+        checkpoints=over_tasks(
+            "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"
+        ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
         test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
     output:
         result=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
+    log:
+        f"<logs>/results/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.log",
+    benchmark:
+        f"<benchmarks>/results/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.jsonl"
+    conda:
+        "../envs/environment.yaml"
+    threads: config["threads"]["evaluate"]
+    resources:
+        gpu=1,
+        mem_mb=memory,
     params:
         encoder=at("encoders", "encoder"),
         tasks=tasks_of,
@@ -19,23 +29,13 @@ rule evaluate_finetuned:
         threads=config["threads"]["evaluate"],
         code=code("evaluate_finetuned.py", family="{encoder}"),
         env=env(NUMBERS),
-    threads: config["threads"]["evaluate"]
-    log:
-        f"<logs>/results/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.log",
-    benchmark:
-        f"<benchmarks>/results/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.jsonl"
-    resources:
-        gpu=1,
-        mem_mb=memory,
-    conda:
-        "../envs/environment.yaml"
+    message:
+        "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}"
     script:
         "../workflow_scripts/evaluate_finetuned.py"
 
 
 rule evaluate_zeroshot:
-    message:
-        "Evaluating {wildcards.encoder} zero-shot on {wildcards.benchmark}"
     input:
         base="<models>/{encoder}/base.safetensors",
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
@@ -44,6 +44,16 @@ rule evaluate_zeroshot:
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     output:
         result=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.json",
+    log:
+        f"<logs>/results/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.log",
+    benchmark:
+        f"<benchmarks>/results/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.jsonl"
+    conda:
+        "../envs/environment.yaml"
+    threads: config["threads"]["evaluate"]
+    resources:
+        gpu=1,
+        mem_mb=memory,
     params:
         encoder=at("encoders", "encoder"),
         tasks=tasks_of,
@@ -53,23 +63,13 @@ rule evaluate_zeroshot:
         threads=config["threads"]["evaluate"],
         code=code("evaluate_merged.py", family="{encoder}"),
         env=env(NUMBERS),
-    threads: config["threads"]["evaluate"]
-    log:
-        f"<logs>/results/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.log",
-    benchmark:
-        f"<benchmarks>/results/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.jsonl"
-    resources:
-        gpu=1,
-        mem_mb=memory,
-    conda:
-        "../envs/environment.yaml"
+    message:
+        "Evaluating {wildcards.encoder} zero-shot on {wildcards.benchmark}"
     script:
         "../workflow_scripts/evaluate_merged.py"
 
 
 use rule evaluate_zeroshot as evaluate_merged with:
-    message:
-        "Evaluating {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder})"
     input:
         base="<models>/{encoder}/base.safetensors",
         merged="<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
@@ -79,6 +79,10 @@ use rule evaluate_zeroshot as evaluate_merged with:
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     output:
         result="<results>/{encoder}/{experts}/{benchmark}/{merger}.json",
+    log:
+        "<logs>/results/{encoder}/{experts}/{benchmark}/{merger}.log",
+    benchmark:
+        "<benchmarks>/results/{encoder}/{experts}/{benchmark}/{merger}.jsonl"
     wildcard_constraints:
         merger=rf"(?!(?:{ZEROSHOT}|{FINETUNED})\.json){NAME}",
     params:
@@ -90,7 +94,5 @@ use rule evaluate_zeroshot as evaluate_merged with:
         threads=config["threads"]["evaluate"],
         code=code("evaluate_merged.py", family="{encoder}"),
         env=env(NUMBERS),
-    log:
-        "<logs>/results/{encoder}/{experts}/{benchmark}/{merger}.log",
-    benchmark:
-        "<benchmarks>/results/{encoder}/{experts}/{benchmark}/{merger}.jsonl"
+    message:
+        "Evaluating {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder})"

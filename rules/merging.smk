@@ -2,30 +2,34 @@
 
 
 rule merge_models:
-    message:
-        "Merging {wildcards.benchmark} on {wildcards.encoder} with {wildcards.merger}"
     input:
         base="<models>/{encoder}/base.safetensors",
-        task_vectors=over_tasks("<models>/{encoder}/{experts}/{task}/task_vector.safetensors"),
+        task_vectors=over_tasks(
+            "<models>/{encoder}/{experts}/{task}/task_vector.safetensors"
+        ),
         svd=svd_caches,
     output:
         merged="<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
-    params:
-        family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
-        method=lambda wildcards: preset("mergers", wildcards.merger)["method"],
-        parameters=lambda wildcards: preset("mergers", wildcards.merger).get("parameters", {}),
-        threads=config["threads"]["merge"],
-        code=code("merge_models.py", merger="{merger}", family="{encoder}"),
-        env=env(("torch", "safetensors")),
-    threads: config["threads"]["merge"]
     log:
         "<logs>/models/{encoder}/{experts}/merged/{benchmark}/{merger}.log",
     benchmark:
         "<benchmarks>/models/{encoder}/{experts}/merged/{benchmark}/{merger}.jsonl"
+    conda:
+        "../envs/environment.yaml"
+    threads: config["threads"]["merge"]
     resources:
         gpu=1,
         mem_mb=memory,
-    conda:
-        "../envs/environment.yaml"
+    params:
+        family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
+        method=lambda wildcards: preset("mergers", wildcards.merger)["method"],
+        parameters=lambda wildcards: preset("mergers", wildcards.merger).get(
+            "parameters", {}
+        ),
+        threads=config["threads"]["merge"],
+        code=code("merge_models.py", merger="{merger}", family="{encoder}"),
+        env=env(("torch", "safetensors")),
+    message:
+        "Merging {wildcards.benchmark} on {wildcards.encoder} with {wildcards.merger}"
     script:
         "../workflow_scripts/merge_models.py"

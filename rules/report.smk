@@ -2,8 +2,6 @@
 
 
 rule tabulate_results:
-    message:
-        "Summary of {wildcards.benchmark} on {wildcards.encoder} ({wildcards.experts})"
     input:
         results=merger_results,
     output:
@@ -16,149 +14,156 @@ rule tabulate_results:
         ),
         markdown=f"<results>/{STUDY}/summary.md",
         record=f"<results>/{STUDY}/summary.csv.provenance.json",
-    params:
-        tasks=tasks_of,
-        code=code("tabulate_results.py"),
-        env=env(PICTURES),
     log:
         f"<logs>/results/{STUDY}/summary.log",
     benchmark:
         f"<benchmarks>/results/{STUDY}/summary.jsonl"
-    resources:
-        mem_mb=memory,
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
+    params:
+        tasks=tasks_of,
+        code=code("tabulate_results.py"),
+        env=env(PICTURES),
+    message:
+        "Summary of {wildcards.benchmark} on {wildcards.encoder} ({wildcards.experts})"
     script:
         "../workflow_scripts/tabulate_results.py"
 
 
-def figure_of_report(name, label, caption):
-    """A figure as PNG, shown in the report."""
-    return report(
-        f"<results>/{STUDY}/{name}.png",
-        caption=f"../config/report/{caption}.rst",
-        category="{benchmark}",
-        subcategory="{encoder}, {experts}",
-        labels={"result": label},
-    )
-
-
 rule plot_results:
-    message:
-        "Figures of {wildcards.benchmark} on {wildcards.encoder} ({wildcards.experts})"
     input:
         results=merger_results,
     output:
         radar=figure_of_report("radar", "radar chart", "radar"),
         averages=figure_of_report("averages", "average accuracy", "bars"),
-        alpha_curves=figure_of_report("alpha_curves", "accuracy over alpha", "alpha_curves"),
-        svg=expand(f"<results>/{STUDY}/{{figure}}.svg", figure=RESULT_FIGURES, allow_missing=True),
-    params:
-        tasks=tasks_of,
-        code=code("plot_results.py"),
-        env=env(PICTURES),
+        alpha_curves=figure_of_report(
+            "alpha_curves", "accuracy over alpha", "alpha_curves"
+        ),
+        svg=expand(
+            f"<results>/{STUDY}/{{figure}}.svg",
+            figure=RESULT_FIGURES,
+            allow_missing=True,
+        ),
     log:
         f"<logs>/results/{STUDY}/figures.log",
     benchmark:
         f"<benchmarks>/results/{STUDY}/figures.jsonl"
-    resources:
-        mem_mb=memory,
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
+    params:
+        tasks=tasks_of,
+        code=code("plot_results.py"),
+        env=env(PICTURES),
+    message:
+        "Figures of {wildcards.benchmark} on {wildcards.encoder} ({wildcards.experts})"
     script:
         "../workflow_scripts/plot_results.py"
 
 
 rule compare_task_vectors:
-    message:
-        "Cosine similarity of the task vectors of {wildcards.benchmark} on {wildcards.encoder}"
     input:
-        task_vectors=over_tasks("<models>/{encoder}/{experts}/{task}/task_vector.safetensors"),
+        task_vectors=over_tasks(
+            "<models>/{encoder}/{experts}/{task}/task_vector.safetensors"
+        ),
     output:
         csv=f"<results>/{STUDY}/task_vector_cosine.csv",
         record=f"<results>/{STUDY}/task_vector_cosine.csv.provenance.json",
+    log:
+        f"<logs>/results/{STUDY}/task_vector_cosine.log",
+    benchmark:
+        f"<benchmarks>/results/{STUDY}/task_vector_cosine.jsonl"
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
     params:
         tasks=tasks_of,
         family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
         code=code("compare_task_vectors.py", family="{encoder}"),
         env=env(("torch", "numpy", "safetensors")),
-    log:
-        f"<logs>/results/{STUDY}/task_vector_cosine.log",
-    benchmark:
-        f"<benchmarks>/results/{STUDY}/task_vector_cosine.jsonl"
-    resources:
-        mem_mb=memory,
-    conda:
-        "../envs/environment.yaml"
+    message:
+        "Cosine similarity of the task vectors of {wildcards.benchmark} on {wildcards.encoder}"
     script:
         "../workflow_scripts/compare_task_vectors.py"
 
 
 rule plot_task_vectors:
-    message:
-        "Figures of the task vectors of {wildcards.benchmark} on {wildcards.encoder}"
     input:
         cosine=f"<results>/{STUDY}/task_vector_cosine.csv",
         svd=over_tasks("<models>/{encoder}/{experts}/{task}/svd.safetensors"),
     output:
-        cosine=figure_of_report("task_vector_cosine", "task vector similarity", "heatmap"),
-        singular_values=figure_of_report("singular_values", "singular values", "singular_values"),
-        svg=expand(f"<results>/{STUDY}/{{figure}}.svg", figure=VECTOR_FIGURES, allow_missing=True),
-    params:
-        tasks=tasks_of,
-        code=code("plot_task_vectors.py"),
-        env=env(PICTURES),
+        cosine=figure_of_report(
+            "task_vector_cosine", "task vector similarity", "heatmap"
+        ),
+        singular_values=figure_of_report(
+            "singular_values", "singular values", "singular_values"
+        ),
+        svg=expand(
+            f"<results>/{STUDY}/{{figure}}.svg",
+            figure=VECTOR_FIGURES,
+            allow_missing=True,
+        ),
     log:
         f"<logs>/results/{STUDY}/task_vector_figures.log",
     benchmark:
         f"<benchmarks>/results/{STUDY}/task_vector_figures.jsonl"
-    resources:
-        mem_mb=memory,
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
+    params:
+        tasks=tasks_of,
+        code=code("plot_task_vectors.py"),
+        env=env(PICTURES),
+    message:
+        "Figures of the task vectors of {wildcards.benchmark} on {wildcards.encoder}"
     script:
         "../workflow_scripts/plot_task_vectors.py"
 
 
 rule plot_training:
-    message:
-        "Learning curves of {wildcards.benchmark} on {wildcards.encoder} ({wildcards.experts})"
     input:
         curves=over_tasks("<models>/{encoder}/{experts}/{task}/training.parquet"),
     output:
         curves=figure_of_report("learning_curves", "learning curves", "learning_curves"),
         svg=f"<results>/{STUDY}/learning_curves.svg",
-    params:
-        tasks=tasks_of,
-        code=code("plot_training.py"),
-        env=env(PICTURES),
     log:
         f"<logs>/results/{STUDY}/learning_curves.log",
     benchmark:
         f"<benchmarks>/results/{STUDY}/learning_curves.jsonl"
-    resources:
-        mem_mb=memory,
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
+    params:
+        tasks=tasks_of,
+        code=code("plot_training.py"),
+        env=env(PICTURES),
+    message:
+        "Learning curves of {wildcards.benchmark} on {wildcards.encoder} ({wildcards.experts})"
     script:
         "../workflow_scripts/plot_training.py"
 
 
 rule log_to_wandb:
-    message:
-        "Logging {wildcards.benchmark} on {wildcards.encoder} ({wildcards.experts}) to W&B"
     input:
         csv=f"<results>/{STUDY}/summary.csv",
         radar=f"<results>/{STUDY}/radar.png",
     output:
         marker=f"<results>/{STUDY}/wandb.txt",
-    params:
-        wandb=config["wandb"],
-        code=code("log_to_wandb.py"),
-        env=env(PICTURES),
     log:
         f"<logs>/results/{STUDY}/wandb.log",
     conda:
         "../envs/environment.yaml"
+    params:
+        wandb=config["wandb"],
+        code=code("log_to_wandb.py"),
+        env=env(PICTURES),
+    message:
+        "Logging {wildcards.benchmark} on {wildcards.encoder} ({wildcards.experts}) to W&B"
     script:
         "../workflow_scripts/log_to_wandb.py"

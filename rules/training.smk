@@ -2,8 +2,6 @@
 
 
 rule finetune_task:
-    message:
-        "Fine-tuning {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
     input:
         base="<models>/{encoder}/base.safetensors",
         head="<models>/{encoder}/heads/{task}.safetensors",
@@ -12,6 +10,16 @@ rule finetune_task:
     output:
         checkpoint="<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
         curve="<models>/{encoder}/{experts}/{task}/training.parquet",
+    log:
+        "<logs>/models/{encoder}/{experts}/{task}/checkpoint.log",
+    benchmark:
+        "<benchmarks>/models/{encoder}/{experts}/{task}/checkpoint.jsonl"
+    conda:
+        "../envs/environment.yaml"
+    threads: config["threads"]["finetune"]
+    resources:
+        gpu=lambda wildcards: recipe_of(wildcards).get("devices", 1),
+        mem_mb=memory,
     params:
         encoder=at("encoders", "encoder"),
         recipe=recipe_of,
@@ -20,15 +28,7 @@ rule finetune_task:
         threads=config["threads"]["finetune"],
         code=code("finetune_task.py", family="{encoder}"),
         env=env(NUMBERS),
-    threads: config["threads"]["finetune"]
-    log:
-        "<logs>/models/{encoder}/{experts}/{task}/checkpoint.log",
-    benchmark:
-        "<benchmarks>/models/{encoder}/{experts}/{task}/checkpoint.jsonl"
-    resources:
-        gpu=lambda wildcards: recipe_of(wildcards).get("devices", 1),
-        mem_mb=memory,
-    conda:
-        "../envs/environment.yaml"
+    message:
+        "Fine-tuning {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
     script:
         "../workflow_scripts/finetune_task.py"

@@ -2,51 +2,51 @@
 
 
 rule extract_task_vector:
-    message:
-        "Task vector of {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
     input:
         base="<models>/{encoder}/base.safetensors",
         checkpoint="<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
     output:
         task_vector="<models>/{encoder}/{experts}/{task}/task_vector.safetensors",
-    params:
-        family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
-        code=code("extract_task_vector.py", family="{encoder}"),
-        env=env(("torch", "safetensors")),
     log:
         "<logs>/models/{encoder}/{experts}/{task}/task_vector.log",
     benchmark:
         "<benchmarks>/models/{encoder}/{experts}/{task}/task_vector.jsonl"
-    resources:
-        mem_mb=memory,
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
+    params:
+        family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
+        code=code("extract_task_vector.py", family="{encoder}"),
+        env=env(("torch", "safetensors")),
+    message:
+        "Task vector of {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
     script:
         "../workflow_scripts/extract_task_vector.py"
 
 
 rule decompose_task_vector:
-    message:
-        "SVD of the task vector of {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
     input:
         task_vector="<models>/{encoder}/{experts}/{task}/task_vector.safetensors",
     output:
         svd="<models>/{encoder}/{experts}/{task}/svd.safetensors",
+    log:
+        "<logs>/models/{encoder}/{experts}/{task}/svd.log",
+    benchmark:
+        "<benchmarks>/models/{encoder}/{experts}/{task}/svd.jsonl"
+    conda:
+        "../envs/environment.yaml"
+    threads: config["threads"]["merge"]
+    resources:
+        gpu=1,
+        mem_mb=memory,
     params:
         family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
         fraction=config["svd"]["fraction"],
         threads=config["threads"]["merge"],
         code=code("decompose_task_vector.py", family="{encoder}"),
         env=env(("torch", "safetensors")),
-    threads: config["threads"]["merge"]
-    log:
-        "<logs>/models/{encoder}/{experts}/{task}/svd.log",
-    benchmark:
-        "<benchmarks>/models/{encoder}/{experts}/{task}/svd.jsonl"
-    resources:
-        gpu=1,
-        mem_mb=memory,
-    conda:
-        "../envs/environment.yaml"
+    message:
+        "SVD of the task vector of {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
     script:
         "../workflow_scripts/decompose_task_vector.py"

@@ -1,4 +1,4 @@
-"""Evaluate every fine-tuned model of a benchmark on its own task; the rest is normalised by this."""
+"""Evaluate every fine-tuned model on its own task; the rest is normalised by this."""
 
 from mergeloom.evaluation.benchmark import Benchmark, evaluate_finetuned
 from mergeloom.io.jsonfile import write_json

@@ -1,7 +1,7 @@
 """What every rule's script shares: the log, errors for people, threads, device, and the record.
 
-    with job(snakemake) as j:
-        merge_files(base=j.input.base, ..., metadata=j.metadata())
+with job(snakemake) as j:
+    merge_files(base=j.input.base, ..., metadata=j.metadata())
 """
 
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger("mergeloom")
 
 
 class Job:
-    """A Snakemake job as its script sees it: its named files and params, device, seed and record."""
+    """A Snakemake job as its script sees it: named files, params, device, seed, record."""
 
     def __init__(self, snakemake: Any) -> None:
         self.input, self.output = snakemake.input, snakemake.output
@@ -45,7 +45,7 @@ class Job:
 
     @cached_property
     def device(self) -> str:
-        """`cpu` or `cuda`; sets torch's threads, its seed and deterministic algorithms on the way."""
+        """`cpu` or `cuda`; sets torch's threads, seed and deterministic algorithms on the way."""
         import torch
 
         torch.set_num_threads(self.params.threads)
@@ -95,9 +95,9 @@ class Job:
 def job(snakemake: Any) -> Iterator[Job]:
     """Run the body of a rule's script.
 
-    Messages and tracebacks go to the rule's log, messages to the terminal, too. A MergeloomError ends
-    the job with its message alone. SIGTERM ends it as an exception does, so that half-written files
-    are removed. The log's last line says how long start-up and work took.
+    Messages and tracebacks go to the rule's log, messages to the terminal, too. A MergeloomError
+    ends the job with its message alone. SIGTERM ends it as an exception does, so that half-written
+    files are removed. The log's last line says how long start-up and work took.
     """
     begun = time.time()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -113,11 +113,12 @@ def job(snakemake: Any) -> Iterator[Job]:
         yield Job(snakemake)
     except MergeloomError as error:
         log.error("%s: %s", snakemake.rule, error)
-        file.stream.write(traceback.format_exc())
+        with Path(snakemake.log[0]).open("a") as full:
+            traceback.print_exc(file=full)
         sys.exit(1)
     except Exception:
         log.exception("%s: failed", snakemake.rule)
         sys.exit(1)
-    file.stream.write(
-        f"start-up {begun - psutil.Process().create_time():.2f} s, work {time.time() - begun:.2f} s\n"
-    )
+    start_up = begun - psutil.Process().create_time()
+    with Path(snakemake.log[0]).open("a") as last:
+        last.write(f"start-up {start_up:.2f} s, work {time.time() - begun:.2f} s\n")

@@ -4,7 +4,8 @@ Both read the same random task vectors (visual towers with decaying spectra) and
 The reference loads all of them with safetensors and takes float32 SVDs with torch.linalg.svd.
 Every run is a process of its own, whose peak resident memory is reported; the time is that of the
 merge alone, without imports, with the files in the page cache. The runs of all cases are
-interleaved, and the table shows medians.
+interleaved, and the table shows medians. On a busy machine threads wait for one another: give
+--threads 1 there.
 
     python tests/benchmarks/bench_merge.py --experts 8 --encoder ViT-B-32 --layers 12
 """
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow_scripts"))
 ROUNDS = 3
 # width, layers, patch, positions, width of the joint space
 ENCODERS = {
@@ -180,13 +181,15 @@ def peak_memory() -> float:
 
 def work(arguments: argparse.Namespace) -> None:
     """Do what one process does, and print what it measured as JSON."""
-    sys.path.insert(0, str(ROOT / "workflow_scripts"))
-    import torch
-
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     folder = Path(arguments.folder)
     who, _, method = arguments.worker.partition(":")
+    if who != "read" and arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    if who == "compare":
+        compare(folder)
+        return
     if who == "prepare":
         prepare(folder, arguments.encoder, arguments.layers, arguments.experts)
         return
@@ -200,13 +203,17 @@ def work(arguments: argparse.Namespace) -> None:
     print(json.dumps({"seconds": seconds, "memory": peak_memory()}))
 
 
-def difference(arguments: argparse.Namespace) -> None:
-    """Print the largest relative Frobenius difference of two merged files over their tensors."""
-    sys.path.insert(0, str(ROOT / "workflow_scripts"))
+def compare(folder: Path) -> None:
+    """Print the largest relative Frobenius difference over tensors, for each case, as JSON."""
     from mergeloom.io.tensors import TensorFile
 
-    with TensorFile(arguments.compare[0]) as one, TensorFile(arguments.compare[1]) as two:
-        print(max(float((one[k] - two[k]).norm() / two[k].norm()) for k in two))
+    apart = {}
+    for case, (method, other) in CASES.items():
+        if other:
+            one = TensorFile(folder / f"ours-{method}.safetensors")
+            two = TensorFile(folder / f"reference-{other}.safetensors")
+            apart[case] = max(float((one[k] - two[k]).norm() / two[k].norm()) for k in two)
+    print(json.dumps(apart))
 
 
 # --- the table
@@ -217,8 +224,8 @@ def table(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="bench_merge") as name:
         folder = Path(name)
 
-        def process(*extra: str) -> str:
-            command = [sys.executable, __file__, "--folder", name, *forwarded, *extra]
+        def process(worker: str) -> str:
+            command = [sys.executable, __file__, "--folder", name, *forwarded, worker]
             return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
         forwarded = [
@@ -236,6 +243,7 @@ def table(arguments: argparse.Namespace) -> None:
             worker: {key: statistics.median(run[key] for run in measured) for key in measured[0]}
             for worker, measured in runs.items()
         }
+        apart = json.loads(process("--worker=compare"))
         size = sum(path.stat().st_size for path in task_vectors(folder)) / 2**20
         print(
             f"Merging {arguments.experts} {arguments.encoder} visual towers of {arguments.layers} "
@@ -252,11 +260,9 @@ def table(arguments: argparse.Namespace) -> None:
             row = f"| {case:17} | {mine['seconds']:7.2f} s |"
             if other:
                 theirs = median[f"reference:{other}"]
-                files = (folder / f"ours-{method}", folder / f"reference-{other}")
-                apart = float(process("--compare", *(f"{file}.safetensors" for file in files)))
                 row += (
                     f" {theirs['seconds']:7.2f} s | {theirs['seconds'] / mine['seconds']:5.1f}× |"
-                    f" {mine['memory']:6.0f} | {theirs['memory']:11.0f} | {apart:5.0e} |"
+                    f" {mine['memory']:6.0f} | {theirs['memory']:11.0f} | {apart[case]:5.0e} |"
                 )
             else:
                 row += f"           |        | {mine['memory']:6.0f} |             |       |"
@@ -278,11 +284,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its default")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--compare", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.compare:
-        difference(arguments)
-    elif arguments.worker:
+    if arguments.worker:
         work(arguments)
     else:
         table(arguments)

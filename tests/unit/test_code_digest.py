@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from mergeloom.errors import MergeloomError
 from mergeloom.provenance import code
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.roots import logical, physical, resolve_roots
 from mergeloom.config.study import check_study, resolve_alpha
@@ -43,7 +44,9 @@ def test_every_suite_is_valid_on_top_of_the_default(suite, config, presets):
 
 def test_an_unknown_key_names_itself_and_the_known_ones(config):
     config["svd"]["rnak"] = 3
-    with pytest.raises(MergeloomError, match=r"config: svd: unknown key 'rnak'; known keys: fraction"):
+    with pytest.raises(
+        MergeloomError, match=r"config: svd: unknown key 'rnak'; known keys: fraction"
+    ):
         check(config, schema_named(CONFIG / "schema", "config"), "config")
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from mergeloom.data.decoded import decode, fit_to_square, normalise, open_images
 from mergeloom.data.shards import read_lines, read_shard, shard_paths, write_lines, write_shard
 from mergeloom.errors import MergeloomError
-from PIL import Image
 
 
 @pytest.fixture
@@ -113,7 +114,9 @@ def test_an_image_that_does_not_decode_names_shard_and_sample(shard):
 
 
 def test_a_label_outside_the_class_list_is_named(shard):
-    with pytest.raises(MergeloomError, match=r"sample s0000002\.cls: label 2 is outside the 2 classes"):
+    with pytest.raises(
+        MergeloomError, match=r"sample s0000002\.cls: label 2 is outside the 2 classes"
+    ):
         list(read_shard(shard, 2))
 
 

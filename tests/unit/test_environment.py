@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from mergeloom.errors import MergeloomError
 from mergeloom.provenance.environment import environment_digest, locked_versions
 

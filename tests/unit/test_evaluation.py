@@ -1,4 +1,4 @@
-"""Evaluation: accuracies are the formula's, alpha is chosen on validation data, results fit their schema."""
+"""Evaluation: accuracies are the formula's, and alpha is chosen on validation data."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from jsonschema import Draft202012Validator
+from safetensors.numpy import save_file
+
 from mergeloom.data.decoded import Images
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.accuracy import evaluate
@@ -14,7 +16,6 @@ from mergeloom.evaluation.benchmark import Benchmark, evaluate_finetuned, evalua
 from mergeloom.evaluation.results import average, normalise_scores
 from mergeloom.io.tensors import write_tensors
 from mergeloom.models import family as families
-from safetensors.numpy import save_file
 
 SCHEMA = json.loads(
     (Path(__file__).parents[2] / "config" / "schema" / "result.schema.json").read_text()
@@ -130,7 +131,8 @@ def test_accuracy_and_loss_are_the_formulas(batch_size):
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     scores = evaluate(
         Linear(), tower, torch.tensor(head, dtype=torch.float32),
-        Images(torch.tensor(pixels), torch.tensor(labels)), IMAGE, device="cpu", batch_size=batch_size,
+        Images(torch.tensor(pixels), torch.tensor(labels)), IMAGE,
+        device="cpu", batch_size=batch_size,
     )  # fmt: skip
     assert scores["n"] == 10
     assert scores["accuracy"] == (logits.argmax(1) == labels).mean()
@@ -195,9 +197,14 @@ def test_the_schema_refuses_a_result_without_provenance(finetuned):
 
 
 def test_normalised_accuracy_is_the_mean_of_ratios_not_the_ratio_of_means():
-    scores = {"a": {"accuracy": 0.4, "loss": 1.0, "n": 1}, "b": {"accuracy": 0.9, "loss": 1.0, "n": 9}}
+    scores = {
+        "a": {"accuracy": 0.4, "loss": 1.0, "n": 1},
+        "b": {"accuracy": 0.9, "loss": 1.0, "n": 9},
+    }
     reference = {"a": {"accuracy": 0.8}, "b": {"accuracy": 0.9}}
-    assert average(normalise_scores(scores, reference))["normalized_accuracy"] == pytest.approx(0.75)
+    assert average(normalise_scores(scores, reference))["normalized_accuracy"] == pytest.approx(
+        0.75
+    )
 
 
 def test_a_finetuned_model_at_zero_cannot_normalise():

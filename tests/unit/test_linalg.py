@@ -10,14 +10,14 @@ SHAPES = [(40, 40), (90, 30), (30, 90)]
 CONDITIONS = [1.0, 1e2, 1e4, 1e5, 1e6, 1e7]
 
 
-def matrix(shape: tuple[int, int], condition: float) -> np.ndarray:
-    """A float32 matrix whose singular values fall geometrically from 1 to 1/condition."""
+def matrix(shape: tuple[int, int], condition: float, dtype: type = np.float32) -> np.ndarray:
+    """A matrix whose singular values fall geometrically from 1 to 1/condition."""
     rng = np.random.default_rng(0)
     size = min(shape)
     left, _ = np.linalg.qr(rng.standard_normal((shape[0], size)))
     right, _ = np.linalg.qr(rng.standard_normal((shape[1], size)))
     values = np.geomspace(1, 1 / condition, size)
-    return ((left * values) @ right.T).astype(np.float32)
+    return ((left * values) @ right.T).astype(dtype)
 
 
 def exact_polar(values: np.ndarray) -> np.ndarray:
@@ -35,6 +35,17 @@ def test_polar_is_the_exact_factor_at_every_condition(
     expected = exact_polar(values)
     assert result.dtype == torch.float32
     assert np.linalg.norm(result.numpy() - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_polar_gives_the_faintest_directions_of_a_float64_matrix_their_full_weight(
+    shape: tuple[int, int],
+) -> None:
+    values = matrix(shape, 1e12, np.float64)
+    result = polar(torch.from_numpy(values))
+    np.testing.assert_allclose(np.linalg.svd(result.numpy(), compute_uv=False), 1, atol=1e-9)
+    expected = exact_polar(values)
+    assert np.linalg.norm(result.numpy() - expected) <= 1e-3 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

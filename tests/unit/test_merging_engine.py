@@ -260,6 +260,7 @@ def test_merged_weights_are_base_plus_alpha_times_delta_in_the_dtype_of_the_base
     assert torch.equal(weights["a"], torch.tensor([2.5, -1.0]))
     assert torch.equal(weights["b"], torch.tensor([1.0, 7.0]).half())
     assert torch.equal(weights["c"], base["c"])
+    assert {key: weights[key].dtype for key in weights} == {key: base[key].dtype for key in weights}
 
 
 # --- bad input

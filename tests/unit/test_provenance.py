@@ -3,6 +3,9 @@
 import json
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
 from mergeloom.cli import app
 from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256
@@ -11,8 +14,6 @@ from mergeloom.io.parquet import write_parquet
 from mergeloom.io.tensors import write_tensors
 from mergeloom.provenance.record import as_metadata, fingerprint, read_record, record
 from mergeloom.provenance.trace import trace
-from rich.console import Console
-from typer.testing import CliRunner
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def tree(tmp_path, monkeypatch):
     shard.write_bytes(b"images")
     base, checkpoint = tmp_path / "models/base.safetensors", tmp_path / "models/ft.safetensors"
     write_tensors(base, {"w": torch.ones(2)}, as_metadata(made("pretrain_encoder", [shard])))
-    write_tensors(checkpoint, {"w": torch.ones(2)}, as_metadata(made("finetune_task", [base, shard])))
+    write_tensors(
+        checkpoint, {"w": torch.ones(2)}, as_metadata(made("finetune_task", [base, shard]))
+    )
     result = tmp_path / "results/tsv.json"
     write_json(result, {"provenance": made("evaluate_merged", [checkpoint, base])})
     return tmp_path, roots, result
@@ -75,7 +78,9 @@ def test_moving_a_root_changes_no_record_and_the_trace_finds_it(tree):
 def test_a_record_holds_hashes_of_inputs_and_nothing_of_the_machine(tree):
     folder, _, result = tree
     content = read_record(result)
-    assert content["inputs"]["models/base.safetensors"] == sha256(folder / "models/base.safetensors")
+    assert content["inputs"]["models/base.safetensors"] == sha256(
+        folder / "models/base.safetensors"
+    )
     assert str(folder) not in json.dumps(content)
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
 from mergeloom.data.decoded import decode, open_images
 from mergeloom.data.shards import write_lines, write_shard
 from mergeloom.errors import MergeloomError
@@ -17,18 +19,36 @@ from mergeloom.models.family import get_family
 from mergeloom.training import loop
 from mergeloom.training.finetune import finetune
 from mergeloom.training.pretrain import contrastive_loss, distort, pretrain
-from torch.nn.functional import cross_entropy
 
 ENCODER = {
     "family": "clip",
     "architecture": {
         "embed_dim": 8,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+        "vision_cfg": {
+            "image_size": 32,
+            "patch_size": 16,
+            "width": 16,
+            "layers": 1,
+            "head_width": 8,
+        },
+        "text_cfg": {
+            "context_length": 12,
+            "vocab_size": 49408,
+            "width": 8,
+            "heads": 1,
+            "layers": 1,
+        },
     },
     "image": {"size": 32, "mean": [0.5] * 3, "std": [0.25] * 3},
 }
-RECIPE = {"batch_size": 8, "epochs": 3, "lr": 1e-2, "weight_decay": 0.1, "warmup_steps": 2, "clip": 1.0}
+RECIPE = {
+    "batch_size": 8,
+    "epochs": 3,
+    "lr": 1e-2,
+    "weight_decay": 0.1,
+    "warmup_steps": 2,
+    "clip": 1.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +58,9 @@ def task(tmp_path_factory):
     rng = np.random.default_rng(0)
     for split, count in (("train", 24), ("val", 8)):
         labels = np.arange(count) % 2
-        images = (rng.integers(0, 100, (count, 32, 32, 3)) + 150 * labels[:, None, None, None]).astype(
-            np.uint8
-        )
+        images = (
+            rng.integers(0, 100, (count, 32, 32, 3)) + 150 * labels[:, None, None, None]
+        ).astype(np.uint8)
         write_shard(folder / split / "0.tar", images, labels)
         decode([folder / split / "0.tar"], 2, 32, folder / f"{split}.safetensors", {})
     write_lines(folder / "classnames.txt", ["dark", "bright"])
@@ -101,8 +121,11 @@ def test_fine_tuning_learns_and_writes_a_row_per_epoch(undisturbed):
 
 def test_the_recorded_validation_accuracy_is_that_of_the_checkpoint(undisturbed, task, encoder):
     family = get_family("clip")
-    with TensorFile(undisturbed[1] / "checkpoint.safetensors") as file, TensorFile(encoder[1]) as head:
-        tower = family.build_tower(ENCODER["architecture"], {k: file[k] for k in file.keys()})
+    with (
+        TensorFile(undisturbed[1] / "checkpoint.safetensors") as file,
+        TensorFile(encoder[1]) as head,
+    ):
+        tower = family.build_tower(ENCODER["architecture"], {k: file[k] for k in file})
         scores = evaluate(
             family, tower.eval(), head["weight"], open_images(task / "val.safetensors"),
             ENCODER["image"], device="cpu", batch_size=3,
@@ -113,9 +136,12 @@ def test_the_recorded_validation_accuracy_is_that_of_the_checkpoint(undisturbed,
 
 
 def test_a_checkpoint_holds_the_tower_and_nothing_else(undisturbed, encoder):
-    with TensorFile(undisturbed[1] / "checkpoint.safetensors") as tuned, TensorFile(encoder[0]) as base:
-        assert set(tuned.keys()) == {k for k in base.keys() if k.startswith("visual.")}
-        assert all(tuned.shape(k) == base.shape(k) for k in tuned.keys())
+    with (
+        TensorFile(undisturbed[1] / "checkpoint.safetensors") as tuned,
+        TensorFile(encoder[0]) as base,
+    ):
+        assert set(tuned.keys()) == {k for k in base if k.startswith("visual.")}
+        assert all(tuned.shape(k) == base.shape(k) for k in tuned)
 
 
 def test_no_resume_state_is_left(undisturbed):
@@ -171,7 +197,9 @@ def test_another_seed_gives_another_checkpoint(undisturbed, task, encoder, tmp_p
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy(task, encoder, tmp_path):
-    with pytest.raises(MergeloomError, match=r"task: the loss is nan at step \d.*lower the recipe's lr"):
+    with pytest.raises(
+        MergeloomError, match=r"task: the loss is nan at step \d.*lower the recipe's lr"
+    ):
         run(task, encoder, tmp_path, recipe=RECIPE | {"lr": 1e38, "warmup_steps": 0})
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
@@ -190,7 +218,9 @@ def test_a_batch_larger_than_the_training_set_is_refused(task, encoder, tmp_path
 
 def test_a_base_of_another_architecture_names_its_tensors(task, encoder, tmp_path):
     other = {**ENCODER, "architecture": {**ENCODER["architecture"], "embed_dim": 16}}
-    with pytest.raises(MergeloomError, match=r"another encoder(.|\n)*visual\.proj: \(16, 8\) here, \(16, 16\)"):
+    with pytest.raises(
+        MergeloomError, match=r"another encoder(.|\n)*visual\.proj: \(16, 8\) here, \(16, 16\)"
+    ):
         run(task, encoder, tmp_path, encoder=other)
 
 
@@ -223,7 +253,9 @@ def test_images_that_share_a_caption_share_its_probability():
     q = torch.log_softmax(logits.T, 1).numpy()
     image_to_text = -(p[0, 0] + p[1, 1] + p[2, 1]) / 3
     text_to_image = -(q[0, 0] + (q[1, 1] + q[1, 2]) / 2) / 2
-    assert contrastive_loss(logits, caption).item() == pytest.approx((image_to_text + text_to_image) / 2)
+    assert contrastive_loss(logits, caption).item() == pytest.approx(
+        (image_to_text + text_to_image) / 2
+    )
 
 
 def test_without_strength_distortion_is_the_identity():
@@ -305,7 +337,9 @@ def test_two_devices_train_the_model_that_one_does(undisturbed, task, encoder, t
     }  # fmt: skip
     (tmp_path / "arguments.json").write_text(json.dumps(arguments))
     subprocess.run(
-        [sys.executable, tmp_path / "script.py", tmp_path / "arguments.json"], check=True, timeout=240
+        [sys.executable, tmp_path / "script.py", tmp_path / "arguments.json"],
+        check=True,
+        timeout=240,
     )
     curves = [pd.read_parquet(p / "training.parquet") for p in (tmp_path, undisturbed[1])]
     for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):

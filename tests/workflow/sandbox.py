@@ -41,7 +41,9 @@ class Workflow:
             timeout=900,
         )
         if check and done.returncode:
-            pytest.fail(f"snakemake {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}")
+            pytest.fail(
+                f"snakemake {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}"
+            )
         return done
 
     def planned(self, *arguments, **options):

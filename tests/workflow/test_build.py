@@ -10,9 +10,9 @@ import subprocess
 import time
 
 import pytest
-from sandbox import RESULTS, TINY, copy_workflow
 from jsonschema import Draft202012Validator
 from PIL import Image
+from sandbox import RESULTS, TINY, copy_workflow
 
 MERGERS = ("zeroshot", "weight_average", "task_arithmetic", "tsv", "isotropic")
 FIGURES = ("radar", "averages", "alpha_curves", "task_vector_cosine", "singular_values",
@@ -163,7 +163,10 @@ def test_the_seed_of_training_leaves_the_images_alone(built):
 def test_adding_a_merger_is_adding_a_preset(built):
     presets = built.folder / "tests/workflow/presets"
     (presets / "mergers.yaml").write_text("half: {method: task_arithmetic, alpha: 0.5}\n")
-    assert rules_of(built.planned(f"{RESULTS}/half.json")) == {"merge_models": 1, "evaluate_merged": 1}
+    assert rules_of(built.planned(f"{RESULTS}/half.json")) == {
+        "merge_models": 1,
+        "evaluate_merged": 1,
+    }
     built.run(f"{RESULTS}/half.json")
     half = json.loads(built.read(f"{RESULTS}/half.json"))
     curve = json.loads(built.read(f"{RESULTS}/task_arithmetic.json"))["alpha"]["curve"]
@@ -249,8 +252,6 @@ def test_one_core_ends_in_the_same_bytes(built_once, tmp_path):
 
 def test_wandb_logs_offline(built):
     pytest.importorskip("wandb")
-    (built.folder / TINY).write_text(
-        built.read(TINY) + "wandb: {mode: offline, project: test}\n"
-    )
+    (built.folder / TINY).write_text(built.read(TINY) + "wandb: {mode: offline, project: test}\n")
     built.run(f"{RESULTS}/wandb.txt")
     assert list((built.folder / "wandb").glob("offline-run-*/*.wandb"))

@@ -70,7 +70,10 @@ def test_a_wrong_configuration_is_one_clear_error(fresh, change, message):
         ("results/ViT-Tiny/finetuned/tniy/tsv.json", "unknown benchmark 'tniy'"),
         ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: finetuned"),
         ("results/ViT/finetuned/tiny/tsv.json", "unknown encoder 'ViT'"),
-        ("models/ViT-Tiny/finetuned/tiny_digit/checkpoint.safetensors", "unknown task 'tiny_digit'"),
+        (
+            "models/ViT-Tiny/finetuned/tiny_digit/checkpoint.safetensors",
+            "unknown task 'tiny_digit'",
+        ),
     ],
 )
 def test_an_unknown_name_in_a_target_lists_what_exists(fresh, target, message):

@@ -26,7 +26,9 @@ def version() -> None:
 
 @app.command()
 def trace(
-    file: Annotated[Path, typer.Argument(help="a checkpoint, merged model, result, table or figure")],
+    file: Annotated[
+        Path, typer.Argument(help="a checkpoint, merged model, result, table or figure")
+    ],
     workdir: Annotated[
         Path, typer.Option(help="where the workflow runs: holds config/config.yaml and .env")
     ] = Path("."),

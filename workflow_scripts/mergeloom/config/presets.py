@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def check(content: Any, schema: Mapping[str, Any], where: str) -> None:
-    """Check `content` against a JSON Schema; a MergeloomError says what is wrong and what is known."""
+    """Check `content` against a JSON Schema; an error says what is wrong and what is known."""
     error = best_match(Draft202012Validator(schema).iter_errors(content))
     if error is None:
         return

@@ -1,7 +1,7 @@
 """The roots of the tree: where data, models, results and caches lie on this machine.
 
-An artifact has one *logical* name (`models/ViT-B-32/base.safetensors`) wherever its root lies; records
-of provenance hold logical names, so that moving a root changes no byte of any artifact.
+An artifact has one *logical* name (`models/ViT-B-32/base.safetensors`) wherever its root lies;
+records of provenance hold logical names, so that moving a root changes no byte of any artifact.
 """
 
 import os
@@ -19,7 +19,7 @@ VARIABLES = {
 
 
 def resolve_roots(configured: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Each root's path: the environment goes before `{folder}/.env`, that before the configuration."""
+    """Each root's path: from the environment, else `{folder}/.env`, else the configuration."""
     settings = {**dotenv_values(folder / ".env"), **os.environ}
     return {
         name: (settings.get(variable) or configured.get(name) or name).rstrip("/")

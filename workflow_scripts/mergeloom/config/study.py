@@ -15,8 +15,8 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
 
     Raises
     ------
-    MergeloomError – an unknown encoder, collection of experts, benchmark, merger, task, recipe, method,
-    family, renderer or parameter; the message says where it stands and lists what exists.
+    MergeloomError – an unknown encoder, collection of experts, benchmark, merger, task, recipe,
+    method, family, renderer or parameter; the message says where it stands and lists what exists.
     """
     for kind in ("encoders", "experts", "benchmarks", "mergers"):
         for name in config[kind]:
@@ -66,21 +66,19 @@ def _check_merger(name: str, merger: Mapping[str, Any]) -> None:
         )
 
 
-def resolve_alpha(
-    merger: Mapping[str, Any], *, encoder: str, benchmark: str
-) -> dict[str, Any]:
+def resolve_alpha(merger: Mapping[str, Any], *, encoder: str, benchmark: str) -> dict[str, Any]:
     """How a merger's alpha is chosen on one encoder and benchmark.
 
     Returns
     -------
-    `{"how": "fixed", "value"}`, `{"how": "table", "value", "source"}`, or `{"how": "search", "grid"}`
-    with the grid's values in ascending order.
+    `{"how": "fixed", "value"}`, `{"how": "table", "value", "source"}`, or `{"how": "search",
+    "grid"}` with the grid's values in ascending order.
 
     Raises
     ------
     MergeloomError – the table has no value for this encoder and benchmark, or the grid is empty.
     """
-    alpha = merger.get("alpha")
+    alpha: Any = merger.get("alpha")
     if alpha is None:
         alpha = lookup("merger", merger["method"]).options.get("alpha", 1.0)
     if isinstance(alpha, int | float):
@@ -90,8 +88,8 @@ def resolve_alpha(
         if benchmark not in table.get(encoder, {}):
             there_is = [f"{e} {b}" for e, row in table.items() for b in row]
             raise MergeloomError(
-                f"the alpha table of {merger['method']!r} has no value for {encoder} {benchmark}; it "
-                f"has: {', '.join(there_is)}. Add one, or set `alpha: {{search: …}}` or a number."
+                f"the alpha table of {merger['method']!r} has no value for {encoder} {benchmark}; "
+                f"it has: {', '.join(there_is)}. Add one, or give alpha a number or a search."
             )
         return {
             "how": "table",

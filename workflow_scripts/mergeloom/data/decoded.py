@@ -27,9 +27,7 @@ def fit_to_square(image: Image.Image, size: int) -> Image.Image:
         return image
     scale = size / min(width, height)
     # torchvision's Resize rounds the longer side down; CenterCrop rounds its offset to even.
-    width, height = (
-        (size, int(height * scale)) if width <= height else (int(width * scale), size)
-    )
+    width, height = (size, int(height * scale)) if width <= height else (int(width * scale), size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
@@ -38,7 +36,8 @@ def fit_to_square(image: Image.Image, size: int) -> Image.Image:
 def decode(
     shards: list[Path], classes: int, size: int, out: Path, metadata: Mapping[str, str]
 ) -> None:
-    """Decode the shards of a split into `out`: `images` uint8 [n, size, size, 3], `labels` int64 [n].
+    """Decode the shards of a split into `out`: `images` uint8 [n, size, size, 3], `labels` int64
+    [n].
 
     Raises MergeloomError for whatever `read_shard` refuses, and for a split without images.
     """

@@ -3,7 +3,8 @@
     {task}/classnames.txt                           a class name per line, in the order of labels
     {task}/zeroshot_classification_templates.txt    a template per line, `{c}` stands for the name
     {task}/{split}/nshards.txt                      how many shards follow
-    {task}/{split}/0.tar, 1.tar, …                  s0000000.cls (the label), s0000000.png (or .jpg, …)
+    {task}/{split}/0.tar, 1.tar, …                  s0000000.cls (the label), s0000000.png (or
+    .jpg, …)
 
 Plain `tarfile`: a reader that must name the damaged shard and member, in a job that has no need to
 import torch.
@@ -34,7 +35,9 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
 def read_lines(path: Path) -> list[str]:
     """Entries of a file with one per line; MergeloomError if it is missing or empty."""
     if not path.exists():
-        raise MergeloomError(f"{path}: no such file; a task folder holds {CLASSNAMES} and {TEMPLATES}")
+        raise MergeloomError(
+            f"{path}: no such file; a task folder holds {CLASSNAMES} and {TEMPLATES}"
+        )
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
         raise MergeloomError(f"{path}: is empty, expected one entry per line")
@@ -49,7 +52,10 @@ def write_shard(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     images : uint8 [n, height, width, 3].
     labels : int64 [n].
     """
-    with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        atomic_path(path) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "PNG", compress_level=1)
@@ -71,7 +77,9 @@ def shard_paths(split: Path) -> list[Path]:
     paths = [split / f"{index}.tar" for index in range(count)]
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
-        raise MergeloomError(f"{counter} promises {count} shards, missing: {', '.join(missing[:5])}")
+        raise MergeloomError(
+            f"{counter} promises {count} shards, missing: {', '.join(missing[:5])}"
+        )
     if not paths:
         raise MergeloomError(f"{counter}: promises no shard")
     return paths
@@ -86,8 +94,8 @@ def read_shard(path: Path, classes: int) -> Iterator[tuple[Image.Image, int]]:
 
     Raises
     ------
-    MergeloomError – a shard that is missing or cut short, an image that does not decode, a label that
-    is no number or outside the class list; the message names the shard and the member.
+    MergeloomError – a shard that is missing or cut short, an image that does not decode, a label
+    that is no number or outside the class list; the message names the shard and the member.
     """
     if not path.exists():
         raise MergeloomError(f"{path}: no such shard")
@@ -115,12 +123,16 @@ def read_shard(path: Path, classes: int) -> Iterator[tuple[Image.Image, int]]:
                 assert content is not None
                 sample[suffix.lower()] = content.read()
     except tarfile.TarError as error:
-        raise MergeloomError(f"{path}: is damaged: {error}; fetch or make this shard again") from error
+        raise MergeloomError(
+            f"{path}: is damaged: {error}; fetch or make this shard again"
+        ) from error
     if sample:
         yield _sample(path, key, sample, classes)
 
 
-def _sample(path: Path, key: str, sample: dict[str, bytes], classes: int) -> tuple[Image.Image, int]:
+def _sample(
+    path: Path, key: str, sample: dict[str, bytes], classes: int
+) -> tuple[Image.Image, int]:
     where = f"{path}: sample {key}"
     suffix = next((s for s in IMAGE_SUFFIXES if s in sample), None)
     if suffix is None or "cls" not in sample:

@@ -51,5 +51,7 @@ def evaluate(
         correct += int((logits.argmax(dim=1) == labels).sum())
         loss += float(cross_entropy(logits, labels, reduction="sum"))
     if loss != loss or loss in (float("inf"), float("-inf")):
-        raise MergeloomError("the model's logits are not finite: a weight of it is NaN or too large")
+        raise MergeloomError(
+            "the model's logits are not finite: a weight of it is NaN or too large"
+        )
     return {"accuracy": correct / len(images), "loss": loss / len(images), "n": len(images)}

@@ -1,4 +1,4 @@
-"""Evaluate models on all tasks of a benchmark in one sitting: images, heads and tower loaded once."""
+"""Evaluate models on a benchmark in one sitting: images, heads and tower loaded once."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class Benchmark:
 
     def tower(self, weights: TensorFile) -> Any:
         """The tower with a file's weights, on the device, in evaluation mode."""
-        keys = [k for k in weights.keys() if self.family.kind(k, weights.shape(k)) != "frozen"]
+        keys = [k for k in weights if self.family.kind(k, weights.shape(k)) != "frozen"]
         try:
             tower = self.family.build_tower(
                 self.encoder["architecture"], {k: weights[k] for k in keys}
@@ -82,7 +82,7 @@ def evaluate_finetuned(
     names: Mapping[str, str],
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Evaluate each task's own fine-tuned model on it; its normalised accuracy is 1 by definition."""
+    """Evaluate each task's own fine-tuned model on it; normalised, it is 1 by definition."""
     scores: dict[str, Scores] = {"val": {}, "test": {}}
     for task, path in zip(benchmark.tasks, checkpoints, strict=True):
         with TensorFile(path) as file:
@@ -157,7 +157,10 @@ def evaluate_merged(
         move_to(alpha["value"])
         validation, test = normalised("val"), normalised("test")
     log.info(
-        "alpha %g (%s): average accuracy %.4f", alpha["value"], alpha["how"], average(test)["accuracy"]
+        "alpha %g (%s): average accuracy %.4f",
+        alpha["value"],
+        alpha["how"],
+        average(test)["accuracy"],
     )
     method = merger["method"]
     return result(

@@ -32,7 +32,7 @@ def build_head(
         with torch.random.fork_rng(devices=[]):  # initial weights, overwritten at once
             model = family.build(encoder["architecture"])
         try:
-            model.load_state_dict({key: file[key] for key in file.keys()})
+            model.load_state_dict({key: file[key] for key in file})
         except RuntimeError as error:
             raise MergeloomError(
                 f"{base}: is not of the encoder's architecture: {error}"

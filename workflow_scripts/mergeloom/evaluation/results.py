@@ -1,4 +1,4 @@
-"""Results: what one model reached on a benchmark, as JSON (schema: config/schema/result.schema.json)."""
+"""What one model reached on a benchmark, as JSON (config/schema/result.schema.json)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -17,9 +17,9 @@ def join_runs(path: Path) -> str:
 
     Returns
     -------
-    str – `dead` when no other run holds the lock and the last one that did was on this host: whatever
-    marks that run left, it is over. `other host` when it was on another host, where the lock may not
-    be seen. `alive` when another run holds the lock. `first` when no run ever did.
+    str – `dead` when no other run holds the lock and the last one that did was on this host:
+    whatever marks that run left, it is over. `other host` when it was on another host, where the
+    lock may not be seen. `alive` when another run holds the lock. `first` when no run ever did.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not inherited by jobs

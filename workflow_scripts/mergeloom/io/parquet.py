@@ -14,7 +14,7 @@ from mergeloom.io.atomic import atomic_path
 def write_parquet(
     path: Path, columns: Mapping[str, Sequence[Any]], metadata: Mapping[str, str]
 ) -> None:
-    """Write equally long columns as one table, atomically; `metadata` goes into the file's schema."""
+    """Write equally long columns as one table, atomically; `metadata` goes into its schema."""
     table = pa.table({name: list(values) for name, values in columns.items()})
     with atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata(dict(metadata)), temporary)

@@ -1,7 +1,8 @@
-"""The family `clip`: open_clip models whose image tower is fine-tuned under a frozen zero-shot head.
+"""The family `clip`: open_clip models whose image tower is fine-tuned under a frozen zero-shot
+head.
 
-Files hold open_clip's own keys. A base holds both towers; a fine-tuned checkpoint, a task vector and a
-merged model hold the image tower, `visual.*`.
+Files hold open_clip's own keys. A base holds both towers; a fine-tuned checkpoint, a task vector
+and a merged model hold the image tower, `visual.*`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,8 @@ class Clip:
     """CLIP (arXiv 2103.00020) as open_clip builds it."""
 
     def kind(self, key: str, shape: tuple[int, ...]) -> Kind:
-        """Two-dimensional tensors of the image tower are matrices; the patch convolution is not one.
+        """Two-dimensional tensors of the image tower are matrices; the patch convolution is not
+        one.
 
         The fused `in_proj_weight` is one matrix of 3d × d, as in the papers' code.
         """
@@ -35,7 +37,8 @@ class Clip:
         return _open_clip().model.CLIP(**_config(architecture))
 
     def pretrained(self, architecture: Mapping[str, Any], weights: str) -> "nn.Module":
-        """Both towers with published weights: an open_clip tag, or a file of an open_clip state dict.
+        """Both towers with published weights: an open_clip tag, or a file of an open_clip state
+        dict.
 
         The activation comes from the architecture alone: OpenAI's weights need a `-quickgelu` one.
         """
@@ -50,7 +53,7 @@ class Clip:
             )
         except (RuntimeError, OSError, ValueError) as error:
             raise MergeloomError(
-                f"{architecture['open_clip']}: the weights {weights!r} could not be loaded: {error}\n"
+                f"{architecture['open_clip']}: cannot load the weights {weights!r}: {error}\n"
                 "They come from the model hub unless the file is in its cache (HF_HOME); "
                 "`python -m open_clip.pretrained` names the tags that exist."
             ) from error
@@ -63,7 +66,9 @@ class Clip:
 
         with torch.device("meta"):  # the text tower is never allocated
             tower: nn.Module = _open_clip().model.CLIP(**_config(architecture)).visual
-        state = {k.removeprefix(TOWER): v.clone() for k, v in weights.items() if k.startswith(TOWER)}
+        state = {
+            k.removeprefix(TOWER): v.clone() for k, v in weights.items() if k.startswith(TOWER)
+        }
         expected = {k: tuple(v.shape) for k, v in tower.state_dict().items()}
         wrong = [
             f"{TOWER}{k}: {_shape(state, k)} here, {expected.get(k, 'absent')} in the architecture"
@@ -96,7 +101,7 @@ class Clip:
 
     def zero_shot_head(
         self,
-        model: "nn.Module",
+        model: Any,
         architecture: Mapping[str, Any],
         classnames: Sequence[str],
         templates: Sequence[str],
@@ -142,7 +147,7 @@ def _open_clip() -> Any:
 def _config(architecture: Mapping[str, Any]) -> dict[str, Any]:
     """open_clip's model config: a published one by name, or the one that stands in the preset."""
     if "open_clip" not in architecture:
-        return {key: value for key, value in architecture.items()}
+        return dict(architecture.items())
     config = _open_clip().get_model_config(architecture["open_clip"])
     if config is None:
         raise MergeloomError(

@@ -18,7 +18,7 @@ class Family(Protocol):
     """What a family provides. Tensors are torch tensors; `architecture` is the preset's entry."""
 
     def kind(self, key: str, shape: tuple[int, ...]) -> Kind:
-        """Matrix (spectral methods apply), vector (averaged by them), or frozen (never fine-tuned)."""
+        """Matrix (for spectral methods), vector (averaged by them), or frozen (never tuned)."""
         ...
 
     def build(self, architecture: Mapping[str, Any]) -> Any:

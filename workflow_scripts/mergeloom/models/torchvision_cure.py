@@ -1,9 +1,9 @@
 """Make torchvision importable where its compiled operators do not load.
 
-A torchvision wheel built for another torch (a CUDA build beside a CPU-only torch) fails at import with
-`operator torchvision::nms does not exist`, because it registers meta kernels for operators that its
-compiled library should have defined. open_clip imports torchvision but uses none of these operators;
-defining their schemas is enough. Nothing is done where the compiled library loads.
+A torchvision wheel built for another torch (a CUDA build beside a CPU-only torch) fails at import
+with `operator torchvision::nms does not exist`, because it registers meta kernels for operators
+that its compiled library should have defined. open_clip imports torchvision but uses none of these
+operators; defining their schemas is enough. Nothing is done where the compiled library loads.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ _library: torch.library.Library | None = None
 
 
 def cure_torchvision() -> None:
-    """Define `torchvision::nms` and `torchvision::qnms` if the compiled library cannot be loaded."""
+    """Define `torchvision::nms` and `torchvision::qnms` if the compiled library does not load."""
     global _library
     if _library is not None or hasattr(torch.ops.torchvision, "nms"):
         return

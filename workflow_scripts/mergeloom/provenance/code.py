@@ -1,11 +1,11 @@
 """Digests of code: of everything that a script can run, so that a change re-runs what uses it.
 
 Snakemake sees a script but not the modules it imports. `digest` hashes the syntax trees of the
-script and of its first-party imports, found by reading the source and never by running it: comments,
-formatting and docstrings do not count. What is looked up by name at run time (a merge method, a model
-family, a renderer) is named to `digest`, and only that function and what it refers to are hashed, so
-that editing one method leaves the others alone. Standard library only: the workflow calls this at
-start.
+script and of its first-party imports, found by reading the source and never by running it:
+comments, formatting and docstrings do not count. What is looked up by name at run time (a merge
+method, a model family, a renderer) is named to `digest`, and only that function and what it refers
+to are hashed, so that editing one method leaves the others alone. Standard library only: the
+workflow calls this at start.
 """
 
 import ast
@@ -125,7 +125,9 @@ def _modules(node: ast.AST, scripts: Path) -> Iterator[Path]:
             parts = name.split(".")
             for depth in range(1, len(parts) + 1):
                 stem = scripts.joinpath(*parts[:depth])
-                yield from (p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file())
+                yield from (
+                    p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()
+                )
 
 
 def _closure(paths: Iterator[Path], scripts: Path) -> set[Path]:
@@ -199,5 +201,7 @@ def lookup(registry: str, name: str, scripts: Path = SCRIPTS) -> Registered:
     """The thing registered under `name`, or an error that lists what there is."""
     there_is = registered(registry, scripts)
     if name not in there_is:
-        raise MergeloomError(f"unknown {registry} {name!r}; there is: {', '.join(sorted(there_is))}")
+        raise MergeloomError(
+            f"unknown {registry} {name!r}; there is: {', '.join(sorted(there_is))}"
+        )
     return there_is[name]

@@ -1,4 +1,4 @@
-"""The software that numbers depend on: as locked (for re-running) and as installed (for the record)."""
+"""The software that numbers depend on, as locked and as installed."""
 
 import hashlib
 import platform

@@ -88,7 +88,10 @@ def read_record(path: Path) -> dict[str, Any] | None:
         element = ElementTree.parse(path).find(f".//{namespace}description")
         text = element.text if element is not None else None
     if text is None:
-        for beside in (path.with_name(path.name + SIDECAR), *(p / SIDECAR for p in path.parents[:2])):
+        for beside in (
+            path.with_name(path.name + SIDECAR),
+            *(p / SIDECAR for p in path.parents[:2]),
+        ):
             if beside.exists():
                 beside_record: dict[str, Any] = read_json(beside)
                 return beside_record

@@ -43,7 +43,9 @@ def _grow(tree: Tree, path: Path, roots: Mapping[str, str], shown: set[str]) -> 
         if not below.exists():
             tree.add(f"{name} [red]is gone[/red] [dim]sha256 {digest[:12]}[/dim]")
         elif sha256(below) != digest:
-            tree.add(f"{name} [red]has changed since it was read[/red] [dim]was {digest[:12]}[/dim]")
+            tree.add(
+                f"{name} [red]has changed since it was read[/red] [dim]was {digest[:12]}[/dim]"
+            )
         elif name in shown:
             tree.add(f"{name} [dim](see above)[/dim]")
         else:
@@ -52,9 +54,7 @@ def _grow(tree: Tree, path: Path, roots: Mapping[str, str], shown: set[str]) -> 
 
 
 def _summary(content: Mapping[str, Any]) -> str:
-    params = ", ".join(
-        f"{key}={_short(value)}" for key, value in sorted(content["params"].items())
-    )
+    params = ", ".join(f"{key}={_short(value)}" for key, value in sorted(content["params"].items()))
     seed = f", seed {content['seed']}"
     return f"by {content['rule']} ({params}{seed}; code {content['code'][:8]})"
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,6 +17,8 @@ from mergeloom.training.loop import COLUMNS, Recipe, fit
 
 class Classifier(nn.Module):
     """A tower and its frozen head as one module: normalised images to logits."""
+
+    head: Tensor
 
     def __init__(self, family: Family, tower: nn.Module, head: Tensor) -> None:
         super().__init__()
@@ -60,13 +61,13 @@ def finetune(
 
     Raises
     ------
-    MergeloomError – base and head of another encoder, a loss that is not finite, a batch larger than
-    the training set.
+    MergeloomError – base and head of another encoder, a loss that is not finite, a batch larger
+    than the training set.
     """
     family = get_family(encoder["family"])
     image = encoder["image"]
     with TensorFile(base) as weights, TensorFile(head) as head_file:
-        keys = [k for k in weights.keys() if family.kind(k, weights.shape(k)) != "frozen"]
+        keys = [k for k in weights if family.kind(k, weights.shape(k)) != "frozen"]
         tower = family.build_tower(encoder["architecture"], {k: weights[k] for k in keys})
         head_weight = head_file["weight"].clone()
     module = Classifier(family, tower, head_weight).to(device)
@@ -99,6 +100,7 @@ def finetune(
     if rows is None:
         return
     write_parquet(curve, {c: [row[c] for row in rows] for c in COLUMNS}, metadata)
-    write_tensors(out, {k: v.detach().cpu() for k, v in family.tower_weights(tower).items()}, metadata)
+    write_tensors(
+        out, {k: v.detach().cpu() for k, v in family.tower_weights(tower).items()}, metadata
+    )
     state.unlink(missing_ok=True)
-

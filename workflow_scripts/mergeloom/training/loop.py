@@ -1,9 +1,10 @@
-"""The training loop that pretraining and fine-tuning share: on Lightning Fabric, resumable per epoch.
+"""The training loop that pretraining and fine-tuning share: on Lightning Fabric, resumable per
+epoch.
 
-Everything random is drawn from the seed and the number of the epoch or step, never from the state of a
-generator, so that a run that goes on from its last whole epoch ends in the same bytes as one that was
-never interrupted. What is needed to go on lies in one safetensors file beside the output until the
-training is done.
+Everything random is drawn from the seed and the number of the epoch or step, never from the state
+of a generator, so that a run that goes on from its last whole epoch ends in the same bytes as one
+that was never interrupted. What is needed to go on lies in one safetensors file beside the output
+until the training is done.
 """
 
 import json
@@ -118,8 +119,8 @@ def fit(
 
     Returns
     -------
-    list of rows, one per epoch, with the keys `COLUMNS`; epoch 0 is the state before training. None in
-    a process that is not the first of several devices': it has nothing to write.
+    list of rows, one per epoch, with the keys `COLUMNS`; epoch 0 is the state before training.
+    None in a process that is not the first of several devices': it has nothing to write.
 
     Raises
     ------
@@ -177,8 +178,8 @@ def fit(
                 wrapped_optimizer.step()
                 wrapped_optimizer.zero_grad()
                 sums = torch.stack([loss.detach() * len(indices), hits.float() * fabric.world_size])
-                sums = fabric.all_reduce(sums, reduce_op="mean")
-                losses, correct = losses + sums[0].item(), correct + sums[1].item()
+                mean_loss, mean_hits = fabric.all_reduce(sums, reduce_op="mean")
+                losses, correct = losses + float(mean_loss), correct + float(mean_hits)
                 seen += len(indices)
                 step += 1
             history.append(row(epoch, step, losses / seen, correct / seen))
@@ -192,9 +193,7 @@ def fit(
     return history if fabric.is_global_zero else None
 
 
-def _say(
-    title: str, row: Mapping[str, float], total: int, per_epoch: int, seconds: float
-) -> None:
+def _say(title: str, row: Mapping[str, float], total: int, per_epoch: int, seconds: float) -> None:
     val = "" if math.isnan(row["val_accuracy"]) else f", val {row['val_accuracy']:.3f}"
     log.info(
         "%s: epoch %d/%d, step %d/%d, loss %.3f, train %.3f%s, %.2f s a step, %.0f s left",

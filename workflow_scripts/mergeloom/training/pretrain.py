@@ -1,8 +1,8 @@
 """Pretrain both towers of a small CLIP on the training splits of captioned tasks.
 
 A caption is one of a task's templates filled with the image's class. The images are distorted
-(inverted, shifted, of low contrast, noisy): the base learns what the words mean but not how the clean
-tasks look, and that domain gap is what fine-tuning closes and merging has to keep.
+(inverted, shifted, of low contrast, noisy): the base learns what the words mean but not how the
+clean tasks look, and that domain gap is what fine-tuning closes and merging has to keep.
 """
 
 import math
@@ -28,6 +28,8 @@ LARGEST_SCALE = math.log(100)  # as in arXiv 2103.00020, 2.5
 class TwoTowers(nn.Module):
     """A CLIP whose forward pass gives scaled cosines, so that one call runs both towers."""
 
+    model: Any  # encode_image, encode_text and logit_scale are the family's
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -49,8 +51,8 @@ def contrastive_loss(logits: Tensor, caption: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor [] – mean of image-to-text cross-entropy and text-to-image cross-entropy, the latter to the
-    uniform distribution over a caption's images. With n = m it is the loss of arXiv 2103.00020.
+    Tensor [] – mean of image-to-text cross-entropy and text-to-image cross-entropy, the latter to
+    the uniform distribution over a caption's images. With n = m it is the loss of arXiv 2103.00020.
     """
     targets = one_hot(caption, logits.shape[1]).T.to(logits.dtype)
     targets = targets / targets.sum(dim=1, keepdim=True)

@@ -46,7 +46,9 @@ def glyph_mask(
     a, b, d, e = cos + shear * sin, -sin + shear * cos, sin, cos
     half = WIDE / 2
     matrix = (a, b, half - a * x - b * y, d, e, half - d * x - e * y)
-    return _down(wide.transform(wide.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+    return _down(
+        wide.transform(wide.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    )
 
 
 def polygon_mask(*polygons: Points, holes: Iterable[Points] = ()) -> np.ndarray:

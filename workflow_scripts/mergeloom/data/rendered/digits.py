@@ -18,8 +18,11 @@ def _scans() -> dict[str, list[np.ndarray]]:
 
     scans = load_digits()
     return {
-        number: [image for image, target in zip(scans.images, scans.target, strict=True)
-                 if target == value]
+        number: [
+            image
+            for image, target in zip(scans.images, scans.target, strict=True)
+            if target == value
+        ]
         for value, number in enumerate(NUMBERS)
     }
 

@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from mergeloom.data.rendered.canvas import Points, Rng, ellipse, finish, hsv, paint, plain, polygon_mask
+from mergeloom.data.rendered.canvas import (
+    Points,
+    Rng,
+    ellipse,
+    finish,
+    hsv,
+    paint,
+    plain,
+    polygon_mask,
+)
 from mergeloom.data.rendered.digits import NUMBERS
 from mergeloom.data.rendered.registry import renderer
 

@@ -42,7 +42,9 @@ def _fields(rng: Rng, colours: list[np.ndarray], angle: float, furrows: float) -
     """A patchwork of parcels, ploughed where ``furrows`` > 0."""
     image = plain(_tinted(rng, colours[0]))
     for _ in range(5):
-        corners = rotate(np.array([[-9, -5], [9, -5], [9, 5], [-9, 5]]) * rng.uniform(0.7, 1.4), angle)
+        corners = rotate(
+            np.array([[-9, -5], [9, -5], [9, 5], [-9, 5]]) * rng.uniform(0.7, 1.4), angle
+        )
         parcel = polygon_mask(corners + rng.uniform(0, 32, 2))
         image = paint(image, parcel, _tinted(rng, colours[rng.integers(len(colours))], 0.12))
     if furrows:
@@ -86,7 +88,11 @@ def terrain(land: str, rng: Rng) -> np.ndarray:
         return paint(meadow, hedge, GREENS * 0.6)
     if land == "river":
         banks = _fields(rng, [GREENS, GREENS * 1.3, BROWNS], angle, furrows=0)
-        return paint(banks, stroke_mask(_course(rng, rng.uniform(3, 5)), rng.uniform(4, 7)), _tinted(rng, WATER))
+        return paint(
+            banks,
+            stroke_mask(_course(rng, rng.uniform(3, 5)), rng.uniform(4, 7)),
+            _tinted(rng, WATER),
+        )
     if land == "highway":
         sides = _fields(rng, [GREENS, GREENS * 1.3, BROWNS], angle, furrows=0)
         course = _course(rng, rng.uniform(0, 1.5))
@@ -100,7 +106,9 @@ def terrain(land: str, rng: Rng) -> np.ndarray:
         return paint(ground, _buildings(rng, 14, 5, 0.8), _tinted(rng, CONCRETE * 1.15, 0.1))
     if land == "lake":
         water = plain(_tinted(rng, WATER, 0.05)) + 0.05 * (clouds(rng, 3) - 0.5)
-        shore = ellipse(16 + rotate(np.array([[22.0, 0]]), rng.uniform(0, 360))[0], rng.uniform(8, 13))
+        shore = ellipse(
+            16 + rotate(np.array([[22.0, 0]]), rng.uniform(0, 360))[0], rng.uniform(8, 13)
+        )
         return paint(water, polygon_mask(shore), _tinted(rng, GREENS))
     if land == "orchard":
         trees = pattern("dotted", rng, rng.uniform(5, 7), angle)

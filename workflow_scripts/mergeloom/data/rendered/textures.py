@@ -54,7 +54,9 @@ def pattern(texture: str, rng: Rng, cells: float, angle: float) -> np.ndarray:
         field = _edge(np.maximum(_wave(u), _wave(v)) - 0.78)
     elif texture == "bricked":
         row = np.floor(v * 1.2)
-        field = _edge(np.maximum(_wave(v * 1.2), 1 - (1 - _wave(0.6 * u + 0.5 * (row % 2))) * 2) - 0.72)
+        field = _edge(
+            np.maximum(_wave(v * 1.2), 1 - (1 - _wave(0.6 * u + 0.5 * (row % 2))) * 2) - 0.72
+        )
     elif texture == "woven":
         over = (np.floor(u) + np.floor(v)) % 2
         field = np.where(over == 1, 1 - _wave(v), 0.45 * (1 - _wave(u)))
