@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.merging import engine
-from mergeloom.merging.engine import merge_files, merged_weights
+from mergeloom.merging.engine import merge_files
 from mergeloom.merging.method import Method
 from mergeloom.merging.sources import TaskVectorFiles
 from mergeloom.merging.task_vector import write_svd_cache
+from mergeloom.models.weights import merged_weights
 
 METHODS = ["zeroshot", "weight_average", "task_arithmetic", "tsv", "isotropic"]
 METADATA = {"mergeloom": '{"made": "from"}'}

@@ -10,8 +10,8 @@ from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.accuracy import evaluate
 from mergeloom.evaluation.results import Scores, average, normalise_scores, result
 from mergeloom.io.tensors import TensorFile
-from mergeloom.merging.engine import merged_weights
 from mergeloom.models.family import get_family
+from mergeloom.models.weights import merged_weights
 
 log = logging.getLogger(__name__)
 

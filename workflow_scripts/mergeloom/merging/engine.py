@@ -1,7 +1,7 @@
 """The merge engine: parameter by parameter from the files of T task vectors to one merged file."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
@@ -146,25 +146,3 @@ def merge_group(group: Group, method: Method, settings: Mapping[str, Any]) -> Te
     if not suited:
         return group.deltas.mean(dim=0)
     return method.function(*(getattr(group, name) for name in method.inputs), **settings)
-
-
-def merged_weights(
-    base: TensorFile, delta: TensorFile, alpha: float
-) -> Iterator[tuple[str, Tensor]]:
-    """Give the weights θ_0 + alpha · Δ of the parameters that Δ has, one by one.
-
-    Parameters
-    ----------
-    base : θ_0.
-    delta : Δ, a merged task vector, float32.
-
-    Yields
-    ------
-    Name and Tensor [*shape] of each parameter, in the base's dtype, computed in float32.
-    """
-    for key in delta:
-        weights = base.read(key)
-        if not delta.is_zero(key):
-            dtype = weights.dtype
-            weights = weights.to(torch.float32).add_(delta.read(key), alpha=alpha).to(dtype)
-        yield key, weights
