@@ -109,6 +109,29 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
 # --- JSON and checksums
 
 
+def test_the_remains_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+    write = (
+        "import sys, time, pathlib; from mergeloom.io.atomic import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as file:\n"
+        "    file.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
+    )
+    path = tmp_path / "file.txt"
+    command = [sys.executable, "-c", write, str(path)]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+    assert len(left_in(tmp_path)) == 2
+    writers[0].kill()
+    writers[0].wait()
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+    assert len(left_in(tmp_path)) == 2, "the living writer's file and the new one"
+    assert path.read_text() == "whole"
+    writers[1].kill()
+    writers[1].wait()
+
+
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2

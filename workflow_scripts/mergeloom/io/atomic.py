@@ -2,13 +2,16 @@
 
 import errno
 import os
+import re
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mergeloom.errors import MergeloomError
 
+_HOST = socket.gethostname()
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -18,7 +21,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file lies in the same directory under a hidden name of its own and with the same
     final suffix. When the block ends, it is flushed to the disk and renamed over `path`; when the
-    block raises, it is removed and `path` is left as it was. Missing parents are created.
+    block raises, it is removed and `path` is left as it was. Missing parents are created. What a
+    killed process of this host left of an earlier attempt at `path` is removed.
 
     Raises
     ------
@@ -29,7 +33,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    _remove_remains(path)
+    name = f".{path.stem}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
     temporary = path.parent / name
     try:
         yield temporary
@@ -46,6 +51,26 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_remains(path: Path) -> None:
+    remains = re.compile(
+        rf"\.{re.escape(path.stem)}\.{re.escape(_HOST)}-(\d+)-[0-9a-f]{{8}}{re.escape(path.suffix)}"
+    )
+    for file in path.parent.iterdir():
+        found = remains.fullmatch(file.name)
+        if found and not _lives(int(found[1])):
+            file.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _flush(path: Path) -> None:

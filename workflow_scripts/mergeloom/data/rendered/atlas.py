@@ -132,7 +132,7 @@ def _count(count: int, rng: Rng) -> np.ndarray:
     image, ink = _ground(rng)
     corners = (3, 4, 5)[rng.integers(3)]
     places = scatter(count, rng, distance=6.5)
-    radius = rng.uniform(2.3, 3.2)
+    radius = rng.uniform(2.8, 3.4)
     return paint(image, polygon_mask(*(ellipse(p, radius, corners=corners) for p in places)), ink)
 
 

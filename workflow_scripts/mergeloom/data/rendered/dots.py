@@ -31,9 +31,8 @@ def scatter(count: int, rng: Rng, distance: float) -> Points:
 @renderer("dots", NUMBERS[1:7])
 def dots(classname: str, rng: Rng) -> np.ndarray:
     """One to six bright dots of equal size, apart from one another, on a dark ground."""
-    radius = rng.uniform(2.6, 2.9)
     places = scatter(NUMBERS.index(classname), rng, distance=6.5)
-    mask = polygon_mask(*(ellipse(place, radius, corners=16) for place in places))
-    ground = plain(hsv(rng.random(), rng.uniform(0, 0.7), rng.uniform(0.05, 0.2)))
-    colour = hsv(rng.random(), rng.uniform(0, 0.4), rng.uniform(0.9, 1))
+    mask = polygon_mask(*(ellipse(place, 2.8, corners=16) for place in places))
+    ground = plain(hsv(rng.random(), rng.uniform(0, 0.7), rng.uniform(0.05, 0.15)))
+    colour = hsv(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.95, 1))
     return finish(paint(ground, mask, colour), rng, noise=0.02)

@@ -51,7 +51,7 @@ def pattern(texture: str, rng: Rng, cells: float, angle: float) -> np.ndarray:
     elif texture == "wavy":
         field = _edge(_wave(v + 0.35 * np.sin(2 * np.pi * u * 0.6)) - 0.5)
     elif texture == "gridded":
-        field = _edge(np.maximum(_wave(u), _wave(v)) - 0.78)
+        field = _edge(0.78 - np.maximum(_wave(u), _wave(v)))
     elif texture == "bricked":
         row = np.floor(v * 1.2)
         field = _edge(
@@ -67,7 +67,7 @@ def pattern(texture: str, rng: Rng, cells: float, angle: float) -> np.ndarray:
         seeds = rng.uniform(-0.6, 0.6, (int(2.2 * cells), 2, 1, 1)).astype(np.float32)
         distances = np.hypot(axis[None, None, :] - seeds[:, 0], axis[None, :, None] - seeds[:, 1])
         nearest = np.partition(distances, 1, axis=0)
-        field = _edge(0.03 - (nearest[1] - nearest[0]), 0.03)
+        field = _edge((nearest[1] - nearest[0]) - 0.03, 0.03)
     elif texture == "marbled":
         warp = np.kron(clouds(rng, 3)[:, :, 0], np.ones((2, 2), np.float32))
         field = 1 - np.abs(np.sin(np.pi * (0.5 * u + 2.5 * warp)))
