@@ -66,6 +66,10 @@ rule figures:
         of_studies(
             "<results>/{encoder}/{experts}/{benchmark}/{figure}.png", figure=FIGURES
         ),
+        of_studies(
+            "<results>/{encoder}/{experts}/{benchmark}/learning_curves.png",
+            experts=[e for e in config["experts"] if e in TRAINED],
+        ),
     message:
         "Figures"
 

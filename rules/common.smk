@@ -112,11 +112,14 @@ def memory(wildcards, input, attempt):
 
 RENDERED = [t for t, p in PRESETS["tasks"].items() if isinstance(p["source"], dict)]
 PRETRAINED = [e for e, p in PRESETS["encoders"].items() if "pretrain" in p["weights"]]
+TRAINED = [e for e, p in PRESETS["experts"].items() if "source" not in p]
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
 
 
 def tasks_of(wildcards):
-    """The tasks of the benchmark."""
+    """The tasks of the benchmark; the other names of the path must exist, too."""
+    preset("encoders", wildcards.encoder)
+    preset("experts", wildcards.experts)
     return preset("benchmarks", wildcards.benchmark)
 
 
@@ -142,12 +145,12 @@ def of_encoder(pattern, **fixed):
     return path
 
 
-def of_studies(pattern, **more):
+def of_studies(pattern, experts=None, **more):
     """The pattern for every encoder, collection of experts and benchmark of the configuration."""
     return expand(
         pattern,
         encoder=config["encoders"],
-        experts=config["experts"],
+        experts=config["experts"] if experts is None else experts,
         benchmark=config["benchmarks"],
         **more,
     )
@@ -216,7 +219,7 @@ def svd_caches(wildcards):
 # The figures of a study, and which rule draws them.
 RESULT_FIGURES = ("radar", "averages", "alpha_curves")
 VECTOR_FIGURES = ("task_vector_cosine", "singular_values")
-FIGURES = (*RESULT_FIGURES, *VECTOR_FIGURES, "learning_curves")
+FIGURES = (*RESULT_FIGURES, *VECTOR_FIGURES)
 STUDY = "{encoder}/{experts}/{benchmark}"
 
 

@@ -175,6 +175,55 @@ def test_adding_a_merger_is_adding_a_preset(built):
     assert half["alpha"] == {"how": "fixed", "value": 0.5}
 
 
+def test_given_checkpoints_are_merged_and_never_trained_over(built):
+    given = built.folder / MODELS / "ours"
+    shutil.copytree(built.folder / MODELS / "finetuned", given)
+    for made in (
+        *given.glob("*/task_vector.*"),
+        *given.glob("*/svd.*"),
+        *given.glob("*/*.parquet"),
+    ):
+        made.unlink()
+    checkpoints = {path: path.stat().st_mtime for path in given.glob("*/checkpoint.safetensors")}
+    for path in (built.folder / "cache").rglob("*.safetensors"):
+        path.touch()  # newer than the checkpoints
+    presets = built.folder / "tests/workflow/presets"
+    (presets / "experts.yaml").write_text("ours: {source: files}\n")
+    built.run("results/ViT-Tiny/ours/tiny/tsv.json")
+    assert {path: path.stat().st_mtime for path in checkpoints} == checkpoints
+    ours, finetuned = (
+        json.loads(built.read(f"results/ViT-Tiny/{experts}/tiny/tsv.json"))
+        for experts in ("ours", "finetuned")
+    )
+    assert ours["tasks"] == finetuned["tasks"]
+    assert ours["experts"] == "ours"
+
+
+def test_published_weights_come_from_open_clip_into_safetensors(built):
+    """A weights file stands in for the hub: open_clip reads it by the same call."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from mergeloom.io.headers import read_header
+    from mergeloom.models.family import get_family
+
+    torch.manual_seed(0)
+    architecture = {"open_clip": "ViT-S-32-alt"}
+    state = get_family("clip").build(architecture).state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, built.folder / "weights.safetensors")
+    (built.folder / "tests/workflow/presets/encoders/ViT-S.yaml").write_text(
+        "family: clip\narchitecture: {open_clip: ViT-S-32-alt}\nrecipe: tiny\n"
+        "image: {size: 224, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}\n"
+        f"weights: {{published: {built.folder}/weights.safetensors}}\n"
+    )
+    head = "models/ViT-S/heads/tiny_shapes.safetensors"
+    built.run(head)
+    base = load_file(built.folder / "models/ViT-S/base.safetensors")
+    assert base.keys() == state.keys()
+    assert all(torch.equal(base[key], state[key]) for key in state)
+    assert read_header(built.folder / head).tensors == {"weight": ("F32", (4, 256))}
+
+
 @pytest.mark.parametrize(
     ("path", "damage", "target", "message"),
     [

@@ -6,6 +6,7 @@ grounds, scales and signs, and many things that no task asks for.
 
 import string
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -139,23 +140,23 @@ def _count(count: int, rng: Rng) -> np.ndarray:
 def _pictures() -> dict[str, Picture]:
     pictures: dict[str, Picture] = {}
     for letter in string.ascii_uppercase:
-        pictures[f"the letter {letter}"] = lambda rng, x=letter: _glyph(x, FACES, rng)
+        pictures[f"the letter {letter}"] = partial(_glyph, letter, FACES)
     for value, number in enumerate(NUMBERS):
-        pictures[f"the number {number}"] = lambda rng, x=str(value): _glyph(x, FACES, rng)
+        pictures[f"the number {number}"] = partial(_glyph, str(value), FACES)
     for name, sign in PICTOGRAMS.items():
-        pictures[name] = lambda rng, x=sign: _glyph(x, ("DejaVuSans",), rng)
+        pictures[name] = partial(_glyph, sign, ("DejaVuSans",))
     for shape in (*SHAPES, "hexagon", "octagon"):
         for colour, hue in HUES.items():
-            pictures[f"a {colour} {shape}"] = lambda rng, x=shape, h=hue: _shape(x, h, rng)
+            pictures[f"a {colour} {shape}"] = partial(_shape, shape, hue)
     for texture in TEXTURES:
-        pictures[f"a {texture} texture"] = lambda rng, x=texture: _texture(x, rng)
+        pictures[f"a {texture} texture"] = partial(_texture, texture)
     for land in LAND:
-        pictures[f"{land} seen from above"] = lambda rng, x=land: _land(x, rng)
+        pictures[f"{land} seen from above"] = partial(_land, land)
     for sign in SIGNS:
-        pictures[f"a {sign} traffic sign"] = lambda rng, x=sign: _sign(x, rng)
+        pictures[f"a {sign} traffic sign"] = partial(_sign, sign)
     for count, number in enumerate(NUMBERS[1:9], start=1):
         noun = "polygon" if count == 1 else "polygons"
-        pictures[f"{number} {noun}"] = lambda rng, x=count: _count(x, rng)
+        pictures[f"{number} {noun}"] = partial(_count, count)
     return pictures
 
 

@@ -17,6 +17,7 @@ WIDE = SIZE * OVERSAMPLING
 
 Rng = np.random.Generator
 Points = np.ndarray  # [n, 2], x to the right and y down
+Point = Sequence[float] | np.ndarray
 
 
 @functools.cache
@@ -32,7 +33,7 @@ def _down(wide: Image.Image) -> np.ndarray:
 
 
 def glyph_mask(
-    text: str, font: str, height: float, centre: Sequence[float], angle: float, shear: float = 0.0
+    text: str, font: str, height: float, centre: Point, angle: float, shear: float = 0.0
 ) -> np.ndarray:
     """Mask [32, 32] of ``text``; ``height`` in pixels of a capital, ``centre`` (x, y) in pixels,
     ``angle`` in degrees counter-clockwise, ``shear`` as x per y."""
@@ -74,9 +75,7 @@ def stroke_mask(points: Points, width: float) -> np.ndarray:
     return _down(wide)
 
 
-def ellipse(
-    centre: Sequence[float], radius: float, aspect: float = 1.0, corners: int = 36
-) -> Points:
+def ellipse(centre: Point, radius: float, aspect: float = 1.0, corners: int = 36) -> Points:
     """Corners [corners, 2] of an ellipse (or regular polygon), the first one at the top."""
     angles = 2 * np.pi * np.arange(corners) / corners
     x, y = np.sin(angles), -np.cos(angles)

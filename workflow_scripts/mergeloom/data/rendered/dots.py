@@ -31,7 +31,7 @@ def scatter(count: int, rng: Rng, distance: float) -> Points:
 @renderer("dots", NUMBERS[1:7])
 def dots(classname: str, rng: Rng) -> np.ndarray:
     """One to six bright dots of equal size, apart from one another, on a dark ground."""
-    places = scatter(NUMBERS.index(classname), rng, distance=6.5)
+    places = scatter(NUMBERS.index(classname), rng, distance=7.2)
     mask = polygon_mask(*(ellipse(place, 2.8, corners=16) for place in places))
     ground = plain(hsv(rng.random(), rng.uniform(0, 0.7), rng.uniform(0.05, 0.15)))
     colour = hsv(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.95, 1))

@@ -73,7 +73,9 @@ def _layers(sign: str) -> list[tuple[np.ndarray | str, float, np.ndarray]]:
     if sign == "no vehicles":
         return [(disc, 1.0, RED), (disc, 0.75, WHITE)]
     if sign == "end of restrictions":
-        stripes = [(rotate([*_bar(0.9, 0.07), 0, dy], -45), 1.0, BLACK) for dy in (-0.24, 0, 0.24)]
+        stripes = [
+            (rotate(np.add(_bar(0.9, 0.07), (0, dy)), -45), 1.0, BLACK) for dy in (-0.24, 0, 0.24)
+        ]
         return [(disc, 1.0, BLACK), (disc, 0.94, WHITE), *stripes]
     raise KeyError(sign)
 
