@@ -1,4 +1,4 @@
-"""What Snakemake and process start-up add to the demo, as a share of its wall time.
+"""What Snakemake and process start-up add to the demo, as a share of its wall time; its memory.
 
 Builds the configuration's tables and figures from nothing in a temporary folder. Every Python
 process notes when it began, when it ended and when it was importing; a job's *work* is what its
@@ -10,14 +10,16 @@ alive.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 REPOSITORY = Path(__file__).parents[2]
 # Imported by every Python process of the run, before anything else.
@@ -57,6 +59,15 @@ def alive(spans: list[tuple[float, float]]) -> float:
     return total
 
 
+def resident(run: psutil.Process) -> int:
+    """Bytes of private and shared memory that a process and all its descendants hold now (PSS)."""
+    total = 0
+    for process in [run, *run.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total
+
+
 def main() -> None:
     """Run the demo watched, and print the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -68,12 +79,18 @@ def main() -> None:
         watch.mkdir()
         (watch / "sitecustomize.py").write_text(WATCH)
         begun = time.time()
-        subprocess.run(
+        run = psutil.Popen(
             [sys.executable, "-m", "snakemake", *arguments.targets,
              "-s", REPOSITORY / "Snakefile", "-d", folder, "--cores", str(arguments.cores),
              "--workflow-profile", REPOSITORY / "profiles" / "default", "--quiet", "all"],
-            check=True, env=os.environ | {"PYTHONPATH": str(watch), "MERGELOOM_WATCH": str(watch)},
+            env=os.environ | {"PYTHONPATH": str(watch), "MERGELOOM_WATCH": str(watch)},
         )  # fmt: skip
+        memory = 0
+        while run.poll() is None:
+            memory = max(memory, resident(run))
+            time.sleep(0.2)
+        if run.returncode:
+            sys.exit(f"snakemake ended with {run.returncode}")
         wall = time.time() - begun
         processes = [json.loads(path.read_text()) for path in watch.glob("*.json")]
         jobs = [p for p in processes if ".snakemake/scripts/" in p["argv"][0]]
@@ -85,7 +102,8 @@ def main() -> None:
         work = logged - late
         idle = wall - alive([(p["began"], p["ended"]) for p in jobs])
     added = (life - work) / arguments.cores + idle
-    print(f"demo: {wall:.1f} s on {arguments.cores} cores, {len(jobs)} jobs")
+    print(f"demo: {wall:.1f} s on {arguments.cores} cores, {len(jobs)} jobs, "
+          f"at most {memory / 2**20:.0f} MiB at a time")  # fmt: skip
     print(f"work of jobs:              {work:7.1f} s")
     print(
         f"start-up of jobs:          {life - work:7.1f} s, of it imports late in a job {late:.1f} s"

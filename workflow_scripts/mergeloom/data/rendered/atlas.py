@@ -132,7 +132,7 @@ def _sign(sign: str, rng: Rng) -> np.ndarray:
 def _count(count: int, rng: Rng) -> np.ndarray:
     image, ink = _ground(rng)
     corners = (3, 4, 5)[rng.integers(3)]
-    places = scatter(count, rng, distance=6.5)
+    places = scatter(count, rng, jitter=1.4)
     radius = rng.uniform(2.8, 3.4)
     return paint(image, polygon_mask(*(ellipse(p, radius, corners=corners) for p in places)), ink)
 

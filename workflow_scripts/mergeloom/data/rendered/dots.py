@@ -16,22 +16,17 @@ from mergeloom.data.rendered.digits import NUMBERS
 from mergeloom.data.rendered.registry import renderer
 
 
-def scatter(count: int, rng: Rng, distance: float) -> Points:
-    """Places [count, 2] in pixels, at least ``distance`` from one another."""
-    while True:
-        places = np.zeros((0, 2))
-        for _ in range(20 * count):
-            place = rng.uniform(5, 27, 2)
-            if (np.hypot(*(places - place).T) >= distance).all():
-                places = np.vstack([places, place])
-            if len(places) == count:
-                return places
+def scatter(count: int, rng: Rng, jitter: float) -> Points:
+    """Places [count, 2] in pixels near different crossings of a grid of 3x3, 9 pixels apart."""
+    crossings = rng.permutation(9)[:count]
+    grid = 7 + 9.0 * np.stack([crossings % 3, crossings // 3], axis=1)
+    return grid + rng.uniform(-jitter, jitter, (count, 2))
 
 
 @renderer("dots", NUMBERS[1:7])
 def dots(classname: str, rng: Rng) -> np.ndarray:
     """One to six bright dots of equal size, apart from one another, on a dark ground."""
-    places = scatter(NUMBERS.index(classname), rng, distance=7.2)
+    places = scatter(NUMBERS.index(classname), rng, jitter=1.2)
     mask = polygon_mask(*(ellipse(place, 2.8, corners=16) for place in places))
     ground = plain(hsv(rng.random(), rng.uniform(0, 0.7), rng.uniform(0.05, 0.15)))
     colour = hsv(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.95, 1))
