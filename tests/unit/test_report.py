@@ -327,7 +327,7 @@ def test_an_alpha_at_the_edge_of_its_grid_is_drawn_hollow_and_said():
     (line,) = [
         line
         for line in fig.findobj(_is_panel)[0].lines
-        if line.get_label() == "task arithmetic: α = 0.75 (edge of the grid)"
+        if line.get_label() == "task arithmetic: α = 0.75 (edge of grid)"
     ]
     assert line.get_markerfacecolor() == "white"
 

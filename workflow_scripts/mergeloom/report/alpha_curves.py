@@ -40,8 +40,8 @@ def alpha_curves(
     mergers = [r for r in ordered if r["merger"]["name"] not in ("zeroshot", "finetuned")]
     zeroshot = next((r for r in ordered if r["merger"]["name"] == "zeroshot"), None)
     rows, columns = style.grid(len(tasks), 5)
-    with style.figure(1.95 * columns + 4.8, max(4.6, 1.55 * rows + 1.9), _HEADING, subject) as fig:
-        halves: Any = fig.subfigures(1, 2, width_ratios=[4.8, 1.95 * columns])
+    with style.figure(1.95 * columns + 5.4, max(4.6, 1.55 * rows + 1.9), _HEADING, subject) as fig:
+        halves: Any = fig.subfigures(1, 2, width_ratios=[5.4, 1.95 * columns])
         large, small = halves
         average = large.add_subplot()
         grid = small.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -89,7 +89,7 @@ def _merger(axes: Axes, result: Result, task: str | None, look: dict[str, Any]) 
         at_edge = len(curve) > 1 and chosen in (0, len(curve) - 1)
         if at_edge:
             look = look | {"markerfacecolor": "white"}
-        note = " (edge of the grid)" if at_edge else ""
+        note = " (edge of grid)" if at_edge else ""
         text = f"{name}: α = {alpha['value']:g}{note}"
         axes.plot(steps, values, **look, markevery=[chosen], label=text)
         return
