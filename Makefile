@@ -40,6 +40,8 @@ bench: .venv/.installed-dev
 lock:
 	$(PYTHON) envs/render.py --lock
 
-# Removes what the workflow made under the default roots, and its records; keeps .venv.
-clean:
-	rm -rf data models results cache logs benchmarks .snakemake report.html
+# Removes what the default configuration made, and every log, cache and record. Shards and checkpoints
+# that you put under the roots, and results of other configurations, stay.
+clean: .venv/.installed
+	$(BIN)/snakemake --delete-all-output --quiet
+	rm -rf cache logs benchmarks .snakemake report.html

@@ -140,7 +140,7 @@ def test_editing_the_training_loop_re_runs_from_pretraining_and_no_rendering(bui
 
 
 def test_changing_an_alpha_grid_re_runs_one_evaluation_and_no_merge(built):
-    built.edit("config/mergers.yaml", "stop: 1.0, step: 0.1", "stop: 0.9, step: 0.1")
+    built.edit("config/mergers.yaml", "stop: 0.8, step: 0.05", "stop: 0.7, step: 0.05")
     planned = rules_of(built.planned())
     assert planned == {"evaluate_merged": 1, "tabulate_results": 1, "plot_results": 1}
 
