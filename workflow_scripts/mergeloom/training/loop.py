@@ -37,6 +37,7 @@ class Recipe:
 
     lr : peak learning rate, reached after `warmup_steps` linearly, then a cosine to zero.
     clip : largest norm of the gradient.
+    betas : AdamW's decay rates of the moments.
     precision : `auto` (bfloat16 where the GPU has it, else float16 on a GPU, float32 on a CPU), or
         any precision of Lightning Fabric.
     devices, strategy : Lightning Fabric's; the batch is divided among the devices.
@@ -49,6 +50,7 @@ class Recipe:
     clip: float
     steps: int | None = None
     epochs: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
     precision: str = "auto"
     devices: int = 1
     strategy: str = "auto"
@@ -132,7 +134,11 @@ def fit(
     precision = resolve_precision(recipe.precision, device)
     # A fused step unscales float16 gradients itself, too late for clipping them.
     optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=precision != "16-mixed"
+        parameters,
+        lr=recipe.lr,
+        betas=recipe.betas,
+        weight_decay=recipe.weight_decay,
+        fused=precision != "16-mixed",
     )
     fabric = Fabric(
         accelerator="cuda" if device.startswith("cuda") else "cpu",
