@@ -28,7 +28,6 @@ wildcard_constraints:
     benchmark=NAME,
     merger=NAME,
     task=NAME,
-    split="train|val|test",
     size="[0-9]+",
 
 

@@ -166,23 +166,23 @@ def of_tasks(pattern):
     )
 
 
-@explained
-def shards(wildcards):
-    """The shards of a split: one where the workflow renders the task, else those that are there."""
-    source = preset("tasks", wildcards.task)["source"]
-    folder = Path(ROOTS["data"], wildcards.task, wildcards.split)
-    if source != "shards":
-        if wildcards.split not in source:
+def shards_of(split):
+    """Input function: the shards of a split, one if the workflow renders the task, else those there."""
+
+    @explained
+    def shards(wildcards):
+        source = preset("tasks", wildcards.task)["source"]
+        folder = Path(ROOTS["data"], wildcards.task, split)
+        if source != "shards":
+            return [str(folder / "0.tar")]
+        try:
+            return [str(path) for path in shard_paths(folder)]
+        except MergeloomError as error:
             raise MergeloomError(
-                f"task {wildcards.task!r} has no split {wildcards.split!r}"
-            )
-        return [str(folder / "0.tar")]
-    try:
-        return [str(path) for path in shard_paths(folder)]
-    except MergeloomError as error:
-        raise MergeloomError(
-            f"{error}\nPut the task's shards there, or point DATA_PATH or roots.data to them."
-        ) from None
+                f"{error}\nPut the task's shards there, or point DATA_PATH or roots.data to them."
+            ) from None
+
+    return shards
 
 
 def recipe_of(wildcards):

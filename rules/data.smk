@@ -33,16 +33,16 @@ rule render_task:
         "../workflow_scripts/render_task.py"
 
 
-rule decode_images:
+rule decode_training_images:
     input:
-        shards=shards,
+        train=shards_of("train"),
         classnames=f"<data>/{{task}}/{CLASSNAMES}",
     output:
-        images="<cache>/{task}/{split}_{size}px.safetensors",
+        train="<cache>/{task}/train_{size}px.safetensors",
     log:
-        "<logs>/cache/{task}/{split}_{size}px.log",
+        "<logs>/cache/{task}/train_{size}px.log",
     benchmark:
-        "<benchmarks>/cache/{task}/{split}_{size}px.jsonl"
+        "<benchmarks>/cache/{task}/train_{size}px.jsonl"
     conda:
         "../envs/environment.yaml"
     resources:
@@ -52,6 +52,22 @@ rule decode_images:
         code=code("decode_images.py"),
         env=env(("numpy", "pillow", "safetensors")),
     message:
-        "Decoding {wildcards.task} ({wildcards.split}) at {wildcards.size} px"
+        "Decoding the training images of {wildcards.task} at {wildcards.size} px"
     script:
         "../workflow_scripts/decode_images.py"
+
+
+use rule decode_training_images as decode_evaluation_images with:
+    input:
+        val=shards_of("val"),
+        test=shards_of("test"),
+        classnames=f"<data>/{{task}}/{CLASSNAMES}",
+    output:
+        val="<cache>/{task}/val_{size}px.safetensors",
+        test="<cache>/{task}/test_{size}px.safetensors",
+    log:
+        "<logs>/cache/{task}/evaluation_{size}px.log",
+    benchmark:
+        "<benchmarks>/cache/{task}/evaluation_{size}px.jsonl"
+    message:
+        "Decoding the validation and test images of {wildcards.task} at {wildcards.size} px"

@@ -1,4 +1,4 @@
-"""Decode the shards of a split at an encoder's resolution into one memory-mapped file."""
+"""Decode the shards of some splits at an encoder's size, each into a memory-mapped file."""
 
 from pathlib import Path
 
@@ -7,10 +7,13 @@ from mergeloom.data.shards import read_lines
 from rule import job
 
 with job(snakemake) as j:
-    decode(
-        shards=[Path(path) for path in j.input.shards],
-        classes=len(read_lines(Path(j.input.classnames))),
-        size=j.params.size,
-        out=Path(j.output.images),
-        metadata=j.metadata(),
-    )
+    classes = len(read_lines(Path(j.input.classnames)))
+    for split, out in j.output.items():
+        shards = [j.input[split]] if isinstance(j.input[split], str) else j.input[split]
+        decode(
+            shards=[Path(path) for path in shards],
+            classes=classes,
+            size=j.params.size,
+            out=Path(out),
+            metadata=j.metadata(),
+        )

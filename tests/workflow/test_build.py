@@ -136,7 +136,7 @@ def test_editing_the_training_loop_re_runs_from_pretraining_and_no_rendering(bui
     assert planned["pretrain_encoder"] == 1
     assert planned["finetune_task"] == 2
     assert "render_task" not in planned
-    assert "decode_images" not in planned
+    assert "decode_training_images" not in planned
 
 
 def test_changing_an_alpha_grid_re_runs_one_evaluation_and_no_merge(built):

@@ -8,7 +8,8 @@ from sandbox import RESULTS, TINY
 def test_one_result_plans_only_what_it_needs(fresh):
     assert fresh.planned(f"{RESULTS}/isotropic.json") == {
         "render_task": 2,
-        "decode_images": 6,
+        "decode_training_images": 2,
+        "decode_evaluation_images": 2,
         "pretrain_encoder": 1,
         "build_head": 2,
         "finetune_task": 2,
@@ -35,7 +36,7 @@ def test_published_encoders_plan_a_download_and_no_pretraining(fresh):
     planned = fresh.planned("results/ViT-B-32/finetuned/demo8/tsv.json")
     assert planned["fetch_encoder"] == 1
     assert "pretrain_encoder" not in planned
-    assert planned["decode_images"] == 24
+    assert planned["decode_training_images"] == planned["decode_evaluation_images"] == 8
 
 
 def test_every_collector_target_is_planned(fresh):
