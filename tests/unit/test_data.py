@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,14 +157,3 @@ def test_missing_and_empty_class_names_are_errors(tmp_path):
     (tmp_path / "classnames.txt").write_text("\n")
     with pytest.raises(MergeloomError, match=r"is empty"):
         read_lines(tmp_path / "classnames.txt")
-
-
-REAL = Path(__file__).parents[3] / "shared" / "data" / "wds" / "mnist"
-
-
-@pytest.mark.skipif(not REAL.exists(), reason="no real shards beside this checkout")
-def test_real_shards_are_read():
-    classes = len(read_lines(REAL / "classnames.txt"))
-    read = list(read_shard(shard_paths(REAL / "val")[0], classes))
-    assert len(read) == 300
-    assert {label for _, label in read} == set(range(10))

@@ -358,7 +358,7 @@ def test_the_rank_that_tsv_keeps_and_its_share_of_the_norm_are_marked():
 
 def test_more_tasks_than_singular_values_is_said():
     fig = singular_values({task: {"visual.proj": np.array([2.0, 1])} for task in TASKS})
-    assert "TSV-M keeps none:\n2 are fewer than 3 tasks" in texts(fig)
+    assert "2 are fewer than 3 tasks:\nTSV-M takes the mean" in texts(fig)
 
 
 def test_spectra_of_different_encoders_do_not_mix():

@@ -126,7 +126,7 @@ def _panel(
         axes.axvline(kept, color="#444444", linestyle=":", linewidth=1.2)
         _note(axes, f"TSV-M keeps {kept} of {length}:\n{np.mean(shares):.0%} of ‖Δ‖²", kept, 0.97)
     else:
-        _note(axes, f"TSV-M keeps none:\n{length} are fewer than {len(spectra)} tasks", 0, 0.17)
+        _note(axes, f"{length} are fewer than {len(spectra)} tasks:\nTSV-M takes the mean", 0, 0.17)
 
 
 def _note(axes: Axes, text: str, x: float, top: float) -> None:
