@@ -1,15 +1,29 @@
-# A run that was killed leaves Snakemake's lock behind. The kernel knows that it is dead: this run
-# holds a lock of its own for its lifetime, and clears marks that no living run on this host can have
-# made. Jobs of a cluster outlive their driver, so with an executor the mark stays: see
-# profiles/README.md.
+# A run that was killed leaves Snakemake's lock behind, and the next call would refuse to work. A Snakefile
+# is read before Snakemake knows whether it will run anything, and where, so this waits for the call.
+
+from functools import wraps
 
 from snakemake.logging import logger
 
-from mergeloom.io.lock import join_runs
+from mergeloom.io.lock import begin_run
 
-if workflow.is_main_process and workflow.local_exec and not workflow.dryrun:
-    marks = sorted(Path(".snakemake", "locks").glob("*.lock"))
-    if join_runs(Path(".snakemake", "mergeloom.lock")) == "dead" and marks:
-        logger.warning("The last run in this folder was killed; its lock is cleared.")
-        for mark in marks:
-            mark.unlink(missing_ok=True)
+
+def after_clearing_a_dead_lock(execute):
+    """The workflow's `execute`, which first clears the lock of a run that the kernel says is dead."""
+
+    @wraps(execute)
+    def run(*arguments, executor_plugin, **options):
+        settings = executor_plugin.common_settings
+        if workflow.is_main_process and not settings.dryrun_exec:
+            if begin_run(
+                Path(".snakemake"), "local" if settings.local_exec else "cluster"
+            ):
+                logger.warning(
+                    "The last run in this folder was killed; its lock is cleared."
+                )
+        return execute(*arguments, executor_plugin=executor_plugin, **options)
+
+    return run
+
+
+workflow.execute = after_clearing_a_dead_lock(workflow.execute)

@@ -1,5 +1,7 @@
 """What would run: the plan from nothing, and what is wrong before anything runs."""
 
+import socket
+
 import pytest
 import yaml
 from sandbox import RESULTS, TINY
@@ -97,3 +99,15 @@ def test_roots_move_by_the_environment(fresh, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     text = fresh.run("vectors", "-n", MODELS_PATH=str(elsewhere)).stdout
     assert f"{elsewhere}/ViT-Tiny/base.safetensors" in text
+
+
+def test_a_dry_run_leaves_the_marks_of_a_dead_run_to_the_next_real_one(fresh):
+    mark = fresh.folder / ".snakemake" / "locks" / "0.input.lock"
+    mark.parent.mkdir(parents=True)
+    mark.write_text(f"{fresh.folder}/data\n")
+    (fresh.folder / ".snakemake" / "mergeloom.lock").write_text(f"{socket.gethostname()} local")
+    fresh.run("-n")
+    assert mark.exists()
+    text = fresh.run("data/tiny_digits/train/0.tar").stdout
+    assert "The last run in this folder was killed; its lock is cleared." in text
+    assert not mark.exists()

@@ -4,36 +4,44 @@ import fcntl
 import os
 import socket
 from pathlib import Path
+from typing import Literal
 
 _held: list[int] = []  # descriptors, kept open for the life of the process
 
 
-def join_runs(path: Path) -> str:
-    """Join the runs that work in one folder, until this process ends.
+def begin_run(folder: Path, jobs: Literal["local", "cluster"]) -> bool:
+    """Join the runs that work in one folder until this process ends; clear what a dead one left.
+
+    Snakemake marks what it works on by files in `{folder}/locks`, which a killed run leaves behind.
+    Every run holds `{folder}/mergeloom.lock` while it lives, so marks that nobody alive can have
+    made are known, and are removed: if the last run was on this host, where its lock would be
+    seen, and its jobs were local, since those of a cluster live on without it.
 
     Parameters
     ----------
-    path : a file for the lock; its folder is made.
+    folder : Snakemake's own folder, `.snakemake`.
+    jobs : where this run's jobs go.
 
     Returns
     -------
-    str – `dead` when no other run holds the lock and the last one that did was on this host:
-    whatever marks that run left, it is over. `other host` when it was on another host, where the
-    lock may not be seen. `alive` when another run holds the lock. `first` when no run ever did.
+    bool – whether marks of a dead run were removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not inherited by jobs
-    _held.append(descriptor)
-    host = socket.gethostname()
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "mergeloom.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    _held.append(descriptor)  # and not inherited by jobs: they may outlive this process
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
     except BlockingIOError:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return "alive"
-    last = os.pread(descriptor, 1000, 0).decode()
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, host.encode(), 0)
+        alone = False
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    if not last:
-        return "first"
-    return "dead" if last == host else "other host"
+    marks = sorted((folder / "locks").glob("*.lock"))
+    last = os.pread(descriptor, 1000, 0).decode()
+    dead = alone and bool(marks) and last == f"{socket.gethostname()} local"
+    if dead:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+    if dead or not marks or jobs == "cluster":  # marks that stay keep their owner's name
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{socket.gethostname()} {jobs}".encode(), 0)
+    return dead
