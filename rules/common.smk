@@ -1,22 +1,24 @@
 # Helpers of the rules: the checked configuration, presets by name, digests, input functions. No rules.
 
 import re
+import sys
 from functools import wraps
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+# The library of this workflow, whether or not it is installed, too.
+sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
+
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
-from mergeloom.config.roots import resolve_roots
-from mergeloom.config.study import check_study, resolve_alpha
+from mergeloom.io.roots import resolve_roots
+from mergeloom.config.study import FINETUNED, NAME, ZEROSHOT, check_study, resolve_alpha
 from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
 from mergeloom.errors import MergeloomError
 from mergeloom.provenance.code import digest, lookup
 from mergeloom.provenance.environment import environment_digest
 
 BASE = Path(workflow.basedir)
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-ZEROSHOT, FINETUNED = "zeroshot", "finetuned"
 # What the versions of numbers depend on; rendered images depend on fonts and data sets, too.
 NUMBERS = (
     "torch",
@@ -44,22 +46,22 @@ def explained(function):
 
 
 @explained
-def checked_presets():
-    """All presets by kind, each checked, and the configuration checked against them."""
+def checked():
+    """The configuration's roots and all presets by kind, after everything has been checked."""
     schemas = BASE / "config" / "schema"
     check(config, schema_named(schemas, "config"), "config")
+    roots = resolve_roots(config["roots"], Path.cwd())
     folders = [
         f if (f := Path(p)).is_absolute() or f.is_dir() else BASE / f
         for p in config["presets"]
     ]
     presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
     check_study(config, presets)
-    return presets
+    return roots, presets
 
 
-ROOTS = resolve_roots(config["roots"], Path.cwd())
+ROOTS, PRESETS = checked()
 config["roots"] = ROOTS
-PRESETS = checked_presets()
 
 
 @explained
@@ -245,6 +247,12 @@ def wandb_logs(wildcards):
 def pretraining_of(wildcards):
     """The pretraining entry of an encoder's preset."""
     return preset("encoders", wildcards.encoder)["weights"]["pretrain"]
+
+
+def given_weights(wildcards):
+    """The file that published weights come from, where it is one at hand and not a tag of the hub."""
+    weights = preset("encoders", wildcards.encoder)["weights"]["published"]
+    return [weights] if Path(weights).is_file() else []
 
 
 def of_pretraining_tasks(pattern):

@@ -35,6 +35,8 @@ rule pretrain_encoder:
 
 
 rule fetch_encoder:
+    input:
+        weights=given_weights,
     output:
         base="<models>/{encoder}/base.safetensors",
     log:
@@ -46,10 +48,9 @@ rule fetch_encoder:
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=memory,
+        mem_mb=8000,
     params:
         encoder=at("encoders", "encoder"),
-        threads=config["threads"]["evaluate"],
         code=code("fetch_encoder.py", family="{encoder}"),
         env=env(NUMBERS),
     message:

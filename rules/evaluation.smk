@@ -57,7 +57,7 @@ rule evaluate_zeroshot:
     params:
         encoder=at("encoders", "encoder"),
         tasks=tasks_of,
-        merger={"method": ZEROSHOT},
+        merger=lambda wildcards: preset("mergers", ZEROSHOT),
         alpha={"how": "fixed", "value": 0.0},
         batch_size=config["evaluation"]["batch_size"],
         threads=config["threads"]["evaluate"],

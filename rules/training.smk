@@ -14,6 +14,8 @@ rule finetune_task:
         "<logs>/models/{encoder}/{experts}/{task}/checkpoint.log",
     benchmark:
         "<benchmarks>/models/{encoder}/{experts}/{task}/checkpoint.jsonl"
+    wildcard_constraints:
+        experts=one_of(TRAINED),
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["finetune"]

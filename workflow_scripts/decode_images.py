@@ -9,9 +9,8 @@ from rule import job
 with job(snakemake) as j:
     classes = len(read_lines(Path(j.input.classnames)))
     for split, out in j.output.items():
-        shards = [j.input[split]] if isinstance(j.input[split], str) else j.input[split]
         decode(
-            shards=[Path(path) for path in shards],
+            shards=[Path(path) for path in j.input[split]],
             classes=classes,
             size=j.params.size,
             out=Path(out),

@@ -35,6 +35,7 @@ class Job:
         self.params, self.wildcards = snakemake.params, snakemake.wildcards
         self.rule = snakemake.rule
         self._config = snakemake.config
+        self._on_device = "gpu" in snakemake.resources.keys()  # noqa: SIM118 – no mapping
 
     @property
     def seed(self) -> int:
@@ -67,7 +68,7 @@ class Job:
             params=params,
             code=self.params.code,
             packages=PACKAGES,
-            device=self.device if "threads" in params else "cpu",
+            device=self.device if self._on_device else "cpu",
             seed=self.seed,
             roots=self._config["roots"],
         )
@@ -101,8 +102,11 @@ def job(snakemake: Any) -> Iterator[Job]:
     start_up, begun = time.process_time(), time.time()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     Path(snakemake.log[0]).parent.mkdir(parents=True, exist_ok=True)
-    file, terminal = logging.FileHandler(snakemake.log[0], mode="w"), logging.StreamHandler()
+    # Training on several devices runs this script once for each; the first writes the log.
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    file = logging.FileHandler(snakemake.log[0] if first else os.devnull, mode="w")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    terminal = logging.StreamHandler()
     logging.basicConfig(level=logging.WARNING, handlers=[file, terminal], format="%(message)s")
     log.setLevel(logging.INFO)
     logging.captureWarnings(True)
@@ -112,11 +116,11 @@ def job(snakemake: Any) -> Iterator[Job]:
         yield Job(snakemake)
     except MergeloomError as error:
         log.error("%s: %s", snakemake.rule, error)
-        with Path(snakemake.log[0]).open("a") as full:
+        with Path(file.baseFilename).open("a") as full:
             traceback.print_exc(file=full)
         sys.exit(1)
     except Exception:
         log.exception("%s: failed", snakemake.rule)
         sys.exit(1)
-    with Path(snakemake.log[0]).open("a") as last:
+    with Path(file.baseFilename).open("a") as last:
         last.write(f"start-up {start_up:.2f} s, work {time.time() - begun:.2f} s\n")

@@ -77,6 +77,46 @@ def test_a_helper_and_a_constant_that_a_method_uses_belong_to_it(scripts):
     assert after[1] == before[1]
 
 
+def test_the_style_file_belongs_to_the_figures_and_to_nothing_else(scripts):
+    rules = ("plot_results.py", "merge_models.py")
+    before = [digest(script, scripts) for script in rules]
+    edit(scripts / "mergeloom/report/mergeloom.mplstyle", "font.size", "# font.size")
+    after = [digest(script, scripts) for script in rules]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+def test_an_empty_module_is_no_obstacle(scripts):
+    before = digest("merge_models.py", scripts, merger="tsv")
+    (scripts / "mergeloom/merging/methods/mine.py").write_text("")
+    assert digest("merge_models.py", scripts, merger="tsv") == before
+
+
+LAYERS = (
+    {"cli", "config"},
+    {"report", "provenance"},
+    {"merging"},
+    {"training", "evaluation"},
+    {"models", "data"},
+    {"linalg", "io"},
+    {"errors"},
+)
+
+
+def test_imports_run_from_upper_layers_to_lower_ones():
+    """design: upper may import lower, never back; siblings of a layer may import each other."""
+    rank = {name: level for level, names in enumerate(LAYERS) for name in names}
+    library = REPOSITORY / "workflow_scripts" / "mergeloom"
+    wrong = []
+    for path in library.rglob("*.py"):
+        part = path.relative_to(library).parts[0].removesuffix(".py")
+        for module in code._imports(path, code.SCRIPTS):
+            other = module.relative_to(library).parts[0].removesuffix(".py")
+            if part in rank and other in rank and rank[other] < rank[part]:
+                wrong.append(f"{path.relative_to(library)} imports {other}")
+    assert wrong == []
+
+
 def test_two_methods_have_two_digests(scripts):
     assert digest("merge_models.py", scripts, merger="tsv") != digest(
         "merge_models.py", scripts, merger="isotropic"

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
-from mergeloom.config.roots import logical, physical, resolve_roots
 from mergeloom.config.study import check_study, resolve_alpha
 from mergeloom.errors import MergeloomError
+from mergeloom.io.roots import logical, physical, resolve_roots
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "config"
@@ -173,3 +173,24 @@ def test_a_logical_name_does_not_depend_on_where_the_root_lies(tmp_path, monkeyp
         name = logical(f"{root}/ViT/base.safetensors", roots)
         assert name == "models/ViT/base.safetensors"
         assert physical(name, roots) == Path(root, "ViT/base.safetensors")
+
+
+def test_a_root_within_another_root_is_the_files_own(tmp_path):
+    roots = {"data": str(tmp_path), "models": str(tmp_path / "models")}
+    assert logical(tmp_path / "models" / "V" / "base.safetensors", roots) == (
+        "models/V/base.safetensors"
+    )
+    assert logical(tmp_path / "task" / "0.tar", roots) == "data/task/0.tar"
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", ".hidden", ""])
+def test_a_preset_whose_name_cannot_stand_in_a_path_is_refused(name, config, changed):
+    changed["benchmarks"][name] = ["digits"]
+    with pytest.raises(MergeloomError, match="cannot stand in a path"):
+        check_study(config, changed)
+
+
+def test_a_merger_cannot_take_the_name_of_the_fine_tuned_result(config, changed):
+    changed["mergers"]["finetuned"] = {"method": "tsv"}
+    with pytest.raises(MergeloomError, match="'finetuned' is the name of"):
+        check_study(config, changed)

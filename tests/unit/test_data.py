@@ -157,3 +157,24 @@ def test_missing_and_empty_class_names_are_errors(tmp_path):
     (tmp_path / "classnames.txt").write_text("\n")
     with pytest.raises(MergeloomError, match=r"is empty"):
         read_lines(tmp_path / "classnames.txt")
+
+
+@pytest.mark.parametrize("folder", ["./", "v1.0/"])
+def test_samples_may_lie_in_a_folder_with_a_dot(shard, images, folder):
+    with tarfile.open(shard) as tar:
+        members = [(m.name, tar.extractfile(m).read()) for m in tar]
+    with tarfile.open(shard, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(folder + name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert [label for _, label in read_shard(shard, 3)] == list(LABELS)
+
+
+def test_the_decoded_file_is_what_the_library_of_the_format_reads(shard, tmp_path, images):
+    from safetensors.numpy import load_file
+
+    decode([shard], 3, 32, tmp_path / "x.safetensors", {"mergeloom": "{}"})
+    read = load_file(tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(read["images"], images)
+    np.testing.assert_array_equal(read["labels"], LABELS)

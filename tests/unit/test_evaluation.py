@@ -210,3 +210,25 @@ def test_normalised_accuracy_is_the_mean_of_ratios_not_the_ratio_of_means():
 def test_a_finetuned_model_at_zero_cannot_normalise():
     with pytest.raises(MergeloomError, match="a: its fine-tuned model has accuracy 0"):
         normalise_scores({"a": {"accuracy": 0.5}}, {"a": {"accuracy": 0.0}})
+
+
+def test_a_half_precision_checkpoint_is_evaluated_in_float32(benchmark, files, finetuned):
+    from mergeloom.io.tensors import TensorFile
+
+    for path in files[1]["checkpoints"]:
+        with TensorFile(path) as file:
+            weight = file.read("weight")
+        write_tensors(path, {"weight": weight.to(torch.bfloat16)}, {})
+    half = evaluate_finetuned(
+        benchmark, checkpoints=files[1]["checkpoints"], names=NAMES, provenance=PROVENANCE
+    )
+    assert half["tasks"] == finetuned["tasks"]
+
+
+def test_a_nan_in_a_checkpoint_names_file_and_key(benchmark, files):
+    path = files[1]["checkpoints"][1]
+    write_tensors(path, {"weight": torch.full((4, 4), torch.nan)}, {})
+    with pytest.raises(MergeloomError, match=r"b\.safetensors: tensor weight has 16 values"):
+        evaluate_finetuned(
+            benchmark, checkpoints=files[1]["checkpoints"], names=NAMES, provenance=PROVENANCE
+        )

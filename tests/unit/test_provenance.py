@@ -12,8 +12,8 @@ from mergeloom.io.checksums import sha256
 from mergeloom.io.jsonfile import write_json
 from mergeloom.io.parquet import write_parquet
 from mergeloom.io.tensors import write_tensors
-from mergeloom.provenance.record import as_metadata, fingerprint, read_record, record
-from mergeloom.provenance.trace import trace
+from mergeloom.provenance.record import as_metadata, fingerprint, record
+from mergeloom.provenance.trace import read_record, trace
 
 
 @pytest.fixture

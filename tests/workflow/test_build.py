@@ -79,7 +79,6 @@ def test_no_result_holds_a_path_of_this_machine(built_once):
         assert str(built_once.folder) not in path.read_text()
 
 
-DOWNSTREAM = {"tabulate_results": 1, "plot_results": 1, "tables": 1, "figures": 1, "all": 1}
 REPORT = {"tabulate_results", "plot_results"}
 
 

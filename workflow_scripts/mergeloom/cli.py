@@ -29,16 +29,20 @@ def trace(
     file: Annotated[
         Path, typer.Argument(help="a checkpoint, merged model, result, table or figure")
     ],
-    workdir: Annotated[
-        Path, typer.Option(help="where the workflow runs: holds config/config.yaml and .env")
-    ] = Path("."),
+    workdir: Annotated[Path, typer.Option(help="where the workflow runs")] = Path("."),
+    configfile: Annotated[
+        list[Path] | None, typer.Option(help="as given to snakemake, if it sets roots")
+    ] = None,
 ) -> None:
     """Print the tree of what FILE was made from, down to data and base weights."""
     from mergeloom.config.presets import read_yaml
-    from mergeloom.config.roots import resolve_roots
+    from mergeloom.io.roots import resolve_roots
     from mergeloom.provenance import trace as tracing
 
-    configured = read_yaml(workdir / "config" / "config.yaml")["roots"]
+    configured: dict[str, str] = {}
+    default = workdir / "config" / "config.yaml"
+    for path in [*([default] if default.exists() else []), *(configfile or [])]:
+        configured |= read_yaml(path).get("roots", {})
     roots = {k: str(workdir / v) for k, v in resolve_roots(configured, workdir).items()}
     Console(soft_wrap=True, highlight=False).print(tracing.trace(file, roots))
 

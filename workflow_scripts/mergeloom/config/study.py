@@ -1,5 +1,6 @@
 """What a configuration says across its files: names that must exist, methods, parameters, alpha."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,11 @@ from mergeloom.provenance.code import lookup
 Presets = Mapping[str, Mapping[str, Any]]
 
 
+# What names in paths look like; results of this name are not those of a merger.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+ZEROSHOT, FINETUNED = "zeroshot", "finetuned"
+
+
 def check_study(config: Mapping[str, Any], presets: Presets) -> None:
     """Check every name that the configuration and the presets refer to.
 
@@ -18,6 +24,16 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
     MergeloomError – an unknown encoder, collection of experts, benchmark, merger, task, recipe,
     method, family, renderer or parameter; the message says where it stands and lists what exists.
     """
+    for kind, named in presets.items():
+        for name in named:
+            if not re.fullmatch(NAME, name):
+                raise MergeloomError(
+                    f"{kind}: {name!r} cannot stand in a path; use letters, digits, '_', '.', '-'"
+                )
+    if FINETUNED in presets["mergers"]:
+        raise MergeloomError(
+            f"mergers: {FINETUNED!r} is the name of the fine-tuned models' own result; take another"
+        )
     for kind in ("encoders", "experts", "benchmarks", "mergers"):
         for name in config[kind]:
             choose(kind, presets[kind], name)

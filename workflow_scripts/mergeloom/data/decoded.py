@@ -4,6 +4,10 @@ Decoding, resizing and cropping are done once per task, split and size; training
 the pixels, and normalise them on the device.
 """
 
+import io
+import itertools
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mergeloom.data.shards import read_shard
+from mergeloom.data.shards import count_samples, read_shard
 from mergeloom.errors import MergeloomError
 from mergeloom.io.atomic import atomic_path
 
@@ -39,20 +43,35 @@ def decode(
     """Decode the shards of a split into `out`: `images` uint8 [n, size, size, 3], `labels` int64
     [n].
 
-    Raises MergeloomError for whatever `read_shard` refuses, and for a split without images.
+    One image is held at a time. Raises MergeloomError for whatever `read_shard` refuses, and for a
+    split without images.
     """
-    from safetensors.numpy import save_file
-
-    images, labels = [], []
-    for shard in shards:
-        for image, label in read_shard(shard, classes):
-            images.append(np.asarray(fit_to_square(image, size)))
-            labels.append(label)
-    if not images:
+    count = sum(count_samples(shard) for shard in shards)
+    if count == 0:
         raise MergeloomError(f"{shards[0].parent}: holds no images")
-    with atomic_path(out) as temporary:
-        tensors = {"images": np.stack(images), "labels": np.asarray(labels, np.int64)}
-        save_file(tensors, temporary, dict(metadata))
+    shape = (count, size, size, 3)
+    labels = np.empty(count, np.int64)
+    pixels = math.prod(shape)
+    header = {
+        "__metadata__": dict(metadata),
+        "labels": {"dtype": "I64", "shape": [count], "data_offsets": [0, labels.nbytes]},
+        "images": {
+            "dtype": "U8",
+            "shape": list(shape),
+            "data_offsets": [labels.nbytes, labels.nbytes + pixels],
+        },
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    samples = itertools.chain.from_iterable(read_shard(shard, classes) for shard in shards)
+    with atomic_path(out) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.seek(labels.nbytes, io.SEEK_CUR)
+        for index, (image, label) in enumerate(samples):
+            file.write(np.asarray(fit_to_square(image, size)).tobytes())
+            labels[index] = label
+        file.seek(8 + len(text))
+        file.write(labels.tobytes())
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,17 @@ def shard_paths(split: Path) -> list[Path]:
     return paths
 
 
+def count_samples(path: Path) -> int:
+    """Samples of a shard, by its labels; naming what is damaged is left to `read_shard`."""
+    if not path.exists():
+        raise MergeloomError(f"{path}: no such shard")
+    try:
+        with tarfile.open(path) as tar:
+            return sum(member.name.endswith(".cls") for member in tar)
+    except tarfile.TarError:
+        return 1
+
+
 def read_shard(path: Path, classes: int) -> Iterator[tuple[Image.Image, int]]:
     """Images and labels of one shard, in order.
 
@@ -114,7 +125,9 @@ def read_shard(path: Path, classes: int) -> Iterator[tuple[Image.Image, int]]:
             for member in tar:
                 if not member.isfile():
                     continue
-                stem, _, suffix = member.name.partition(".")
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                stem = f"{folder}/{stem}" if folder else stem
                 if sample and stem != key:
                     yield _sample(path, key, sample, classes)
                     sample = {}

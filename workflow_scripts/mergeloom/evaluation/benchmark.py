@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mergeloom.data.decoded import open_images
-from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.accuracy import evaluate
 from mergeloom.evaluation.results import Scores, average, normalise_scores, result
 from mergeloom.io.tensors import TensorFile
 from mergeloom.models.family import get_family
-from mergeloom.models.weights import merged_weights
+from mergeloom.models.weights import merged_weights, read_tower
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +49,7 @@ class Benchmark:
 
     def tower(self, weights: TensorFile) -> Any:
         """The tower with a file's weights, on the device, in evaluation mode."""
-        keys = [k for k in weights if self.family.kind(k, weights.shape(k)) != "frozen"]
-        try:
-            tower = self.family.build_tower(
-                self.encoder["architecture"], {k: weights[k] for k in keys}
-            )
-        except MergeloomError as error:
-            raise MergeloomError(f"{weights.path}: {error}") from None
+        tower = read_tower(self.family, self.encoder["architecture"], weights)
         return tower.to(self.device).eval().requires_grad_(False)
 
     def scores(self, tower: Any, split: str, tasks: Sequence[str] | None = None) -> Scores:

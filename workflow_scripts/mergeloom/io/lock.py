@@ -13,8 +13,8 @@ def begin_run(folder: Path, jobs: Literal["local", "cluster"]) -> bool:
     """Join the runs that work in one folder until this process ends; clear what a dead one left.
 
     Snakemake marks what it works on by files in `{folder}/locks`, which a killed run leaves behind.
-    Every run holds `{folder}/mergeloom.lock` while it lives, so marks that nobody alive can have
-    made are known, and are removed: if the last run was on this host, where its lock would be
+    Every run holds `{folder}/mergeloom.lock` while it lives, so marks of runs that
+    are over are known, and are removed: if the last run was on this host, where its lock would be
     seen, and its jobs were local, since those of a cluster live on without it.
 
     Parameters
@@ -28,7 +28,7 @@ def begin_run(folder: Path, jobs: Literal["local", "cluster"]) -> bool:
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "mergeloom.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    _held.append(descriptor)  # and not inherited by jobs: they may outlive this process
+    _held.append(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         alone = True

@@ -309,3 +309,22 @@ def _header(
     text = _json(content).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def check_finite(tensor: Tensor, path: str | os.PathLike[str], key: str) -> None:
+    """Raise if a tensor holds a NaN or an infinite value.
+
+    Raises
+    ------
+    MergeloomError
+        Names the file, the tensor, how many such values there are and where the first one is.
+    """
+    # One pass that also spots NaN, as minimum and maximum pass it on.
+    if tensor.numel() == 0 or torch.isfinite(torch.stack(tensor.aminmax())).all():
+        return
+    wrong = (~torch.isfinite(tensor)).nonzero()
+    raise MergeloomError(
+        f"{os.fspath(path)}: tensor {key} has {len(wrong)} values that are NaN or infinite, the "
+        f"first at {wrong[0].tolist()}. Its training diverged or the file is damaged: train or "
+        "copy it again."
+    )

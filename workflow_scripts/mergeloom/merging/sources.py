@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
-from mergeloom.io.tensors import TensorFile
+from mergeloom.io.tensors import TensorFile, check_finite
 from mergeloom.models.family import get_family
 
 PathLike = str | os.PathLike[str]
@@ -229,22 +229,3 @@ def check_layout(
             + "\nThe two belong to different models: check that this file stands under the encoder "
             "that it was fine-tuned from."
         )
-
-
-def check_finite(tensor: Tensor, path: PathLike, key: str) -> None:
-    """Raise if a tensor holds a NaN or an infinite value.
-
-    Raises
-    ------
-    MergeloomError
-        Names the file, the tensor, how many such values there are and where the first one is.
-    """
-    # One pass that also spots NaN, as minimum and maximum pass it on.
-    if tensor.numel() == 0 or torch.isfinite(torch.stack(tensor.aminmax())).all():
-        return
-    wrong = (~torch.isfinite(tensor)).nonzero()
-    raise MergeloomError(
-        f"{os.fspath(path)}: tensor {key} has {len(wrong)} values that are NaN or infinite, the "
-        f"first at {wrong[0].tolist()}. Its training diverged or the file is damaged: train or "
-        "copy it again."
-    )

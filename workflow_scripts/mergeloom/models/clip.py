@@ -66,9 +66,7 @@ class Clip:
 
         with torch.device("meta"):  # the text tower is never allocated
             tower: nn.Module = _open_clip().model.CLIP(**_config(architecture)).visual
-        state = {
-            k.removeprefix(TOWER): v.clone() for k, v in weights.items() if k.startswith(TOWER)
-        }
+        state = {k.removeprefix(TOWER): v for k, v in weights.items() if k.startswith(TOWER)}
         expected = {k: tuple(v.shape) for k, v in tower.state_dict().items()}
         wrong = [
             f"{TOWER}{k}: {_shape(state, k)} here, {expected.get(k, 'absent')} in the architecture"
@@ -155,4 +153,11 @@ def _config(architecture: Mapping[str, Any]) -> dict[str, Any]:
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists them"
         )
     known = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
-    return {key: value for key, value in config.items() if key in known}
+    other = sorted(set(config) - set(known))
+    if other or "hf_model_name" in config["text_cfg"]:
+        raise MergeloomError(
+            f"architecture.open_clip: {architecture['open_clip']!r} sets "
+            f"{', '.join(other) or 'hf_model_name'}; only plain CLIPs with open_clip's own text "
+            "tower are known"
+        )
+    return dict(config)

@@ -1,11 +1,14 @@
-"""Weights of a model out of its base and a task vector, parameter by parameter."""
+"""Weights of a model: out of a file, and out of a base and a task vector."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mergeloom.io.tensors import TensorFile
+from mergeloom.errors import MergeloomError
+from mergeloom.io.tensors import TensorFile, check_finite
+from mergeloom.models.family import Family
 
 
 def merged_weights(
@@ -28,3 +31,23 @@ def merged_weights(
             dtype = weights.dtype
             weights = weights.to(torch.float32).add_(delta.read(key), alpha=alpha).to(dtype)
         yield key, weights
+
+
+def read_tower(family: Family, architecture: Mapping[str, Any], file: TensorFile) -> Any:
+    """Build the part that is fine-tuned with a file's weights, in float32 whatever the file's
+    dtype.
+
+    Raises
+    ------
+    MergeloomError
+        If the file's tensors are not the architecture's, or one is not finite (names file and key).
+    """
+    weights = {}
+    for key in file:
+        if family.kind(key, file.shape(key)) != "frozen":
+            weights[key] = file.read(key).to(torch.float32)
+            check_finite(weights[key], file.path, key)
+    try:
+        return family.build_tower(architecture, weights)
+    except MergeloomError as error:
+        raise MergeloomError(f"{file.path}: {error}") from None

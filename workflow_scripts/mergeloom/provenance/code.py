@@ -24,6 +24,7 @@ REGISTRIES = {
     "family": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
 }
+DATA = (".mplstyle",)  # of files beside modules that belong to them
 Definition = ast.FunctionDef | ast.ClassDef
 
 
@@ -64,7 +65,7 @@ def _tree(path: Path) -> ast.Module:
     tree = ast.parse(path.read_text(), filename=str(path))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0]
+            first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:] or [ast.Pass()]
     return tree
@@ -193,6 +194,8 @@ def digest(script: str, /, scripts: Path = SCRIPTS, **names: str) -> str:
         paths |= _closure((p for part in parts for p in _modules(part, scripts)), scripts)
     for path in paths:
         trees[str(path.relative_to(scripts))] = _dump(path)
+    for file in {f for path in paths for f in path.parent.iterdir() if f.suffix in DATA}:
+        trees[str(file.relative_to(scripts))] = file.read_text()
     text = "\n".join(f"{name}\n{tree}" for name, tree in sorted(trees.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,20 +1,17 @@
 """The record of provenance that every artifact carries: what it was made from, and by what.
 
-A record holds nothing that differs between two equal runs: no time, no absolute path, no user.
+A record holds nothing that differs between two equal runs: no time, no user, and no absolute path
+but those that the configuration itself names.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mergeloom import __version__
-from mergeloom.config.roots import logical
-from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256
-from mergeloom.io.headers import read_header
-from mergeloom.io.jsonfile import read_json
+from mergeloom.io.roots import logical
 from mergeloom.provenance.environment import installed_versions
 
 KEY = "mergeloom"  # of the record in a file's metadata
@@ -60,44 +57,3 @@ def as_metadata(content: Mapping[str, Any]) -> dict[str, str]:
 def fingerprint(content: Mapping[str, Any]) -> str:
     """SHA-256 of a record: equal for two runs that must end in the same bytes."""
     return hashlib.sha256(as_metadata(content)[KEY].encode()).hexdigest()
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The record that a file carries, or that lies beside it; None if there is none."""
-    text: str | None = None
-    if path.suffix == ".safetensors":
-        text = read_header(path).metadata.get(KEY)
-    elif path.suffix == ".parquet":
-        from mergeloom.io.parquet import read_parquet_metadata
-
-        text = read_parquet_metadata(path).get(KEY)
-    elif path.suffix == ".json":
-        content = read_json(path)
-        if isinstance(content, dict) and "provenance" in content:
-            found: dict[str, Any] = content["provenance"]
-            return found
-    elif path.suffix == ".png":
-        from PIL import Image
-
-        with Image.open(path) as image:
-            text = image.info.get("Description")
-    elif path.suffix == ".svg":
-        import xml.etree.ElementTree as ElementTree
-
-        namespace = "{http://purl.org/dc/elements/1.1/}"
-        element = ElementTree.parse(path).find(f".//{namespace}description")
-        text = element.text if element is not None else None
-    if text is None:
-        for beside in (
-            path.with_name(path.name + SIDECAR),
-            *(p / SIDECAR for p in path.parents[:2]),
-        ):
-            if beside.exists():
-                beside_record: dict[str, Any] = read_json(beside)
-                return beside_record
-        return None
-    try:
-        parsed: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise MergeloomError(f"{path}: its record of provenance is damaged: {error}") from error
-    return parsed

@@ -1,15 +1,18 @@
 """The tree of what a file was made from, down to data and base weights."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.tree import Tree
 
-from mergeloom.config.roots import logical, physical
 from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256
-from mergeloom.provenance.record import read_record
+from mergeloom.io.headers import read_header
+from mergeloom.io.jsonfile import read_json
+from mergeloom.io.roots import logical, physical
+from mergeloom.provenance.record import KEY, SIDECAR
 
 
 def trace(path: Path, roots: Mapping[str, str]) -> Tree:
@@ -62,3 +65,37 @@ def _summary(content: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     text = str(value).replace("[", r"\[")
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record that a file carries, or that lies beside it; None if there is none."""
+    text: str | None = None
+    if path.suffix == ".safetensors":
+        text = read_header(path).metadata.get(KEY)
+    elif path.suffix == ".parquet":
+        from mergeloom.io.parquet import read_parquet_metadata
+
+        text = read_parquet_metadata(path).get(KEY)
+    elif path.suffix == ".json":
+        content = read_json(path)
+        if isinstance(content, dict) and "provenance" in content:
+            found: dict[str, Any] = content["provenance"]
+            return found
+    elif path.suffix in (".png", ".svg"):
+        from mergeloom.report.style import read_metadata
+
+        text = read_metadata(path).get(KEY)
+    if text is None:
+        for beside in (
+            path.with_name(path.name + SIDECAR),
+            *(p / SIDECAR for p in path.parents[:2]),
+        ):
+            if beside.exists():
+                beside_record: dict[str, Any] = read_json(beside)
+                return beside_record
+        return None
+    try:
+        parsed: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise MergeloomError(f"{path}: its record of provenance is damaged: {error}") from error
+    return parsed

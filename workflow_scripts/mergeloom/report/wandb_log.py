@@ -49,7 +49,7 @@ def log_summary(
     except ImportError as error:
         raise MergeloomError(
             "wandb is not installed, but logging to W&B is switched on.\n"
-            "Install it (pip install wandb), or set wandb: disabled in the config."
+            "Install it (pip install wandb), or set wandb.mode to disabled in the config."
         ) from error
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

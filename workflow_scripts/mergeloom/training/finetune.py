@@ -12,6 +12,7 @@ from mergeloom.evaluation.accuracy import evaluate
 from mergeloom.io.parquet import write_parquet
 from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models.family import Family, get_family
+from mergeloom.models.weights import read_tower
 from mergeloom.training.loop import COLUMNS, Recipe, fit
 
 
@@ -67,8 +68,7 @@ def finetune(
     family = get_family(encoder["family"])
     image = encoder["image"]
     with TensorFile(base) as weights, TensorFile(head) as head_file:
-        keys = [k for k in weights if family.kind(k, weights.shape(k)) != "frozen"]
-        tower = family.build_tower(encoder["architecture"], {k: weights[k] for k in keys})
+        tower = read_tower(family, encoder["architecture"], weights)
         head_weight = head_file["weight"].clone()
     module = Classifier(family, tower, head_weight).to(device)
     images, held_out = open_images(train), open_images(val)

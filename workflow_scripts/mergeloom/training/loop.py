@@ -92,7 +92,7 @@ def resolve_precision(precision: str, device: str) -> Any:
         return precision
     if device == "cpu":
         return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
 def fit(
@@ -159,8 +159,9 @@ def fit(
 
     def run(_: Fabric) -> None:
         wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
+        scaler = getattr(fabric.strategy.precision, "scaler", None)
         share = slice(fabric.global_rank, None, fabric.world_size)
-        history.extend(_resume(state, fingerprint, names, parameters, optimizer))
+        history.extend(_resume(state, fingerprint, names, parameters, optimizer, scaler))
         if not history:
             history.append(row(0, 0, math.nan, math.nan))
         step, first, started = int(history[-1]["step"]), int(history[-1]["step"]), time.monotonic()
@@ -180,7 +181,15 @@ def fit(
                         f"lower the recipe's lr ({recipe.lr:g}) or clip ({recipe.clip:g})"
                     )
                 fabric.backward(loss)
-                fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=recipe.clip)
+                norm = fabric.clip_gradients(
+                    wrapped, wrapped_optimizer, max_norm=recipe.clip, error_if_nonfinite=False
+                )
+                # With float16, overflows are expected: the scaler skips the step and scales less.
+                if scaler is None and norm is not None and not torch.isfinite(norm):
+                    raise MergeloomError(
+                        f"{title}: the gradient is not finite at step {step} (epoch {epoch}); "
+                        f"lower the recipe's lr ({recipe.lr:g})"
+                    )
                 wrapped_optimizer.step()
                 wrapped_optimizer.zero_grad()
                 sums = torch.stack([loss.detach() * len(indices), hits.float() * fabric.world_size])
@@ -193,7 +202,7 @@ def fit(
                 spent = time.monotonic() - started
                 _say(title, history[-1], total, per_epoch, spent / (step - first))
                 if step < total:
-                    _save(state, fingerprint, history, names, parameters, optimizer)
+                    _save(state, fingerprint, history, names, parameters, optimizer, scaler)
 
     fabric.launch(run)
     return history if fabric.is_global_zero else None
@@ -215,13 +224,17 @@ def _save(
     names: list[str],
     parameters: list[nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    scaler: Any,
 ) -> None:
     tensors: dict[str, Tensor] = {}
     for name, parameter in zip(names, parameters, strict=True):
         tensors[f"parameter.{name}"] = parameter.detach()
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    write_tensors(path, tensors, {"fingerprint": fingerprint, "history": json.dumps(history)})
+    metadata = {"fingerprint": fingerprint, "history": json.dumps(history)}
+    if scaler is not None:
+        metadata["scaler"] = json.dumps(scaler.state_dict())
+    write_tensors(path, tensors, metadata)
 
 
 def _resume(
@@ -230,6 +243,7 @@ def _resume(
     names: list[str],
     parameters: list[nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    scaler: Any,
 ) -> list[dict[str, float]]:
     """Load the state of an interrupted run of the same kind; the rows it had, or none."""
     if not path.exists():
@@ -245,6 +259,8 @@ def _resume(
                 moment: file[f"{moment}.{name}"].to(parameter.device, copy=True)
                 for moment in MOMENTS
             }
+        if scaler is not None:
+            scaler.load_state_dict(json.loads(file.metadata["scaler"]))
         history: list[dict[str, float]] = json.loads(file.metadata["history"])
     log.info("resuming after epoch %d", history[-1]["epoch"])
     return history

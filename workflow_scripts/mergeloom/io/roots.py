@@ -22,7 +22,7 @@ def resolve_roots(configured: Mapping[str, str], folder: Path) -> dict[str, str]
     """Each root's path: from the environment, else `{folder}/.env`, else the configuration."""
     settings = {**dotenv_values(folder / ".env"), **os.environ}
     return {
-        name: (settings.get(variable) or configured.get(name) or name).rstrip("/")
+        name: os.path.expanduser(settings.get(variable) or configured.get(name) or name).rstrip("/")
         for name, variable in VARIABLES.items()
     }
 
@@ -30,9 +30,11 @@ def resolve_roots(configured: Mapping[str, str], folder: Path) -> dict[str, str]
 def logical(path: str | Path, roots: Mapping[str, str]) -> str:
     """The logical name of a file: its root's name and the path below it."""
     absolute = Path(os.path.abspath(path))
-    for name, root in roots.items():
-        if absolute.is_relative_to(os.path.abspath(root)):
-            return f"{name}/{absolute.relative_to(os.path.abspath(root))}"
+    # One root may lie in another: the innermost is the file's.
+    folders = sorted(((os.path.abspath(r), n) for n, r in roots.items()), key=lambda f: -len(f[0]))
+    for folder, name in folders:
+        if absolute.is_relative_to(folder):
+            return f"{name}/{absolute.relative_to(folder)}"
     return str(path)
 
 
