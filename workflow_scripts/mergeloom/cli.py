@@ -44,7 +44,9 @@ def trace(
     for path in [*([default] if default.exists() else []), *(configfile or [])]:
         configured |= read_yaml(path).get("roots", {})
     roots = {k: str(workdir / v) for k, v in resolve_roots(configured, workdir).items()}
-    Console(soft_wrap=True, highlight=False).print(tracing.trace(file, roots))
+    # A terminal wraps lines within the tree; a pipe gets them whole.
+    width = None if sys.stdout.isatty() else 500
+    Console(highlight=False, width=width).print(tracing.trace(file, roots))
 
 
 def run() -> None:
