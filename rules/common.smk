@@ -13,7 +13,15 @@ sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.io.roots import resolve_roots
-from mergeloom.config.study import FINETUNED, NAME, ZEROSHOT, check_study, resolve_alpha
+from mergeloom.config.study import (
+    FINETUNED,
+    NAME,
+    ZEROSHOT,
+    check_study,
+    functions_of,
+    inputs_of,
+    resolve_alpha,
+)
 from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
 from mergeloom.errors import MergeloomError
 from mergeloom.provenance.code import digest, lookup
@@ -83,19 +91,22 @@ def at(kind, wildcard):
 def code(script, **registry):
     """Params function: digest of all code that a script can run.
 
-    Wildcards in the values of `registry` name presets: `merger="{merger}"` means that preset's method.
+    Wildcards in the values of `registry` name presets: `merger="{merger}"` means that preset's method
+    and modifiers.
     """
     registered = {
-        "merger": lambda name: preset("mergers", name)["method"],
-        "family": lambda name: preset("encoders", name)["family"],
-        "renderer": lambda name: preset("tasks", name)["source"]["rendered"],
+        "merger": lambda name: functions_of(preset("mergers", name)),
+        "family": lambda name: {"family": preset("encoders", name)["family"]},
+        "renderer": lambda name: {
+            "renderer": preset("tasks", name)["source"]["rendered"]
+        },
     }
 
     @explained
     def digest_of(wildcards):
-        names = {
-            k: registered[k](v.format(**dict(wildcards))) for k, v in registry.items()
-        }
+        names = {}
+        for kind, name in registry.items():
+            names |= registered[kind](name.format(**dict(wildcards)))
         return digest(script, **names)
 
     return digest_of
@@ -212,15 +223,33 @@ def alpha_of(wildcards):
     )
 
 
+def needs(wildcards, what):
+    """Whether the functions of this merger take an input."""
+    return what in inputs_of(preset("mergers", wildcards.merger))
+
+
 def svd_caches(wildcards):
-    """SVD caches, for the methods that read them."""
-    if "svd" in lookup("merger", preset("mergers", wildcards.merger)["method"]).inputs:
+    """SVD caches of the tasks, for the mergers that read them."""
+    if needs(wildcards, "svd"):
         return expand(
             "<models>/{encoder}/{experts}/{task}/svd.safetensors",
             task=tasks_of(wildcards),
             **wildcards,
         )
     return []
+
+
+def sum_cache(wildcards):
+    """SVD cache of the sum of the task vectors, for the mergers that read it."""
+    path = "<models>/{encoder}/{experts}/summed/{benchmark}/svd.safetensors"
+    return expand(path, **wildcards) if needs(wildcards, "summed") else []
+
+
+def merger_seed(wildcards):
+    """Seed of a merger that draws random numbers: its own, or the configuration's."""
+    if not needs(wildcards, "random"):
+        return 0
+    return preset("mergers", wildcards.merger).get("seed", config["seed"])
 
 
 # The figures of a study, and which rule draws them.

@@ -8,6 +8,7 @@ rule merge_models:
             "<models>/{encoder}/{experts}/{task}/task_vector.safetensors"
         ),
         svd=svd_caches,
+        summed=sum_cache,
     output:
         merged="<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
     log:
@@ -26,9 +27,13 @@ rule merge_models:
         parameters=lambda wildcards: preset("mergers", wildcards.merger).get(
             "parameters", {}
         ),
+        modifiers=lambda wildcards: preset("mergers", wildcards.merger).get(
+            "modifiers", []
+        ),
+        seed=merger_seed,
         threads=config["threads"]["merge"],
         code=code("merge_models.py", merger="{merger}", family="{encoder}"),
-        env=env(("torch", "safetensors")),
+        env=env(("torch", "numpy", "scipy", "tensorly", "safetensors")),
     message:
         "Merging {wildcards.benchmark} on {wildcards.encoder} with {wildcards.merger}"
     script:

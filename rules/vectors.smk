@@ -27,7 +27,7 @@ rule extract_task_vector:
 
 rule decompose_task_vector:
     input:
-        task_vector="<models>/{encoder}/{experts}/{task}/task_vector.safetensors",
+        task_vectors="<models>/{encoder}/{experts}/{task}/task_vector.safetensors",
     output:
         svd="<models>/{encoder}/{experts}/{task}/svd.safetensors",
     log:
@@ -45,8 +45,29 @@ rule decompose_task_vector:
         fraction=config["svd"]["fraction"],
         threads=config["threads"]["merge"],
         code=code("decompose_task_vector.py", family="{encoder}"),
-        env=env(("torch", "safetensors")),
+        env=env(("torch", "numpy", "scipy", "safetensors")),
     message:
         "SVD of the task vector of {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
     script:
         "../workflow_scripts/decompose_task_vector.py"
+
+
+use rule decompose_task_vector as decompose_sum with:
+    input:
+        task_vectors=over_tasks(
+            "<models>/{encoder}/{experts}/{task}/task_vector.safetensors"
+        ),
+    output:
+        svd="<models>/{encoder}/{experts}/summed/{benchmark}/svd.safetensors",
+    log:
+        "<logs>/models/{encoder}/{experts}/summed/{benchmark}/svd.log",
+    benchmark:
+        "<benchmarks>/models/{encoder}/{experts}/summed/{benchmark}/svd.jsonl"
+    params:
+        family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
+        fraction=1.0,
+        threads=config["threads"]["merge"],
+        code=code("decompose_task_vector.py", family="{encoder}"),
+        env=env(("torch", "numpy", "scipy", "safetensors")),
+    message:
+        "SVD of the sum of the task vectors of {wildcards.benchmark} ({wildcards.encoder}, {wildcards.experts})"

@@ -1,11 +1,11 @@
-"""Cache singular values and leading singular vectors of every matrix of a task vector."""
+"""Cache the singular values and leading vectors of a task vector's matrices, or of a sum's."""
 
 from mergeloom.merging.task_vector import write_svd_cache
 from rule import job
 
 with job(snakemake) as j:
     write_svd_cache(
-        task_vector=j.input.task_vector,
+        task_vectors=list(j.input.task_vectors),
         out=j.output.svd,
         family=j.params.family,
         fraction=j.params.fraction,

@@ -1,17 +1,18 @@
 """Merge the task vectors of a benchmark into one, streaming parameter by parameter."""
 
-from mergeloom.merging.engine import merge_files
+from mergeloom.merging.engine import merge_files, plan_merge
 from rule import job
 
 with job(snakemake) as j:
     merge_files(
         base=j.input.base,
-        task_vectors=j.input.task_vectors,
-        method=j.params.method,
-        parameters=j.params.parameters,
-        svd=j.input.svd or None,
+        experts=j.input.task_vectors,
+        merge=plan_merge(j.params.method, j.params.parameters, j.params.modifiers),
         out=j.output.merged,
         family=j.params.family,
         device=j.device,
+        seed=j.seed,
+        svd=j.input.svd or None,
+        summed=j.input.summed or None,
         metadata=j.metadata(),
     )

@@ -20,8 +20,8 @@ from mergeloom.errors import MergeloomError
 from mergeloom.provenance.record import SIDECAR, as_metadata, fingerprint, record
 
 # Recorded in every artifact, whether or not this job's numbers depend on them.
-PACKAGES = ("torch", "numpy", "safetensors", "open-clip-torch", "lightning-fabric", "pillow",
-            "matplotlib", "pandas", "scikit-learn")  # fmt: skip
+PACKAGES = ("torch", "numpy", "scipy", "tensorly", "safetensors", "open-clip-torch",
+            "lightning-fabric", "pillow", "matplotlib", "pandas", "scikit-learn")  # fmt: skip
 DIGESTS = ("code", "env")  # params that stand for code and software, not for configuration
 
 log = logging.getLogger("mergeloom")

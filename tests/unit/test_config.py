@@ -72,7 +72,7 @@ def test_a_merger_with_an_unknown_method_lists_the_methods(config, changed):
 
 def test_a_merger_with_an_unknown_parameter_lists_the_parameters(config, changed):
     changed["mergers"]["tsv"]["parameters"] = {"rnak": 2}
-    with pytest.raises(MergeloomError, match=r"merger 'tsv': method 'tsv' has no parameter 'rnak'"):
+    with pytest.raises(MergeloomError, match=r"merger 'tsv': The merge method tsv has no parameter rnak"):
         check_study(config, changed)
 
 
@@ -126,6 +126,7 @@ def test_alpha_is_fixed_searched_or_from_a_table():
     assert resolve_alpha({"method": "tsv", "alpha": grid}, **where) == {
         "how": "search",
         "grid": [0.1, 0.2, 0.3, 0.4, 0.5],
+        "patience": None,
     }
     table = {"table": {"E": {"B": 1.3}}, "source": "a paper"}
     assert resolve_alpha({"method": "tsv", "alpha": table}, **where) == {

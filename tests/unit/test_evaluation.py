@@ -14,7 +14,7 @@ from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.accuracy import evaluate
 from mergeloom.evaluation.benchmark import Benchmark, evaluate_finetuned, evaluate_merged
 from mergeloom.evaluation.results import average, normalise_scores
-from mergeloom.io.tensors import write_tensors
+from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models import family as families
 
 SCHEMA = json.loads(
@@ -180,6 +180,31 @@ def test_every_grid_point_starts_from_the_base(benchmark, files, finetuned):
     once = merged(benchmark, files, finetuned, {"how": "search", "grid": [0.4]})
     after_others = merged(benchmark, files, finetuned, {"how": "search", "grid": [2.0, 1.0, 0.4]})
     assert once["alpha"]["curve"][0] == after_others["alpha"]["curve"][2]
+
+
+def test_the_search_ends_when_nothing_gets_better(benchmark, files, finetuned):
+    alpha = {"how": "search", "grid": [0.4, 1.0, 2.0, 3.0, 4.0], "patience": 2}
+    found = merged(benchmark, files, finetuned, alpha)
+    assert [point["alpha"] for point in found["alpha"]["curve"]] == [0.4, 1.0, 2.0, 3.0]
+    assert found["alpha"]["value"] == 1.0
+    assert found["alpha"]["patience"] == 2
+    Draft202012Validator(SCHEMA).validate(found)
+
+
+def test_a_model_per_task_is_evaluated_on_its_own_task(benchmark, files, finetuned):
+    """The first task's model is perfect, the second's is the base."""
+    with TensorFile(files[0] / "delta.safetensors") as file:
+        delta = file.read("weight")
+    both = {"weight": torch.stack([delta, torch.zeros(4, 4)])}
+    write_tensors(files[0] / "both.safetensors", both, {"per_task": "2"})
+    alpha = {"how": "fixed", "value": 1.0}
+    found = merged(benchmark, files, finetuned, alpha, "both.safetensors")
+    assert found["merger"]["per_task"] is True
+    assert [score["accuracy"] for score in found["tasks"].values()] == [1.0, 0.25]
+    assert list(found["validation"]["tasks"]) == ["a", "b"]
+    Draft202012Validator(SCHEMA).validate(found)
+    one = merged(benchmark, files, finetuned, alpha)
+    assert one["merger"]["per_task"] is False
 
 
 def test_a_tabled_alpha_names_its_source(benchmark, files, finetuned):

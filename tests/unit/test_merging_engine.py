@@ -1,6 +1,7 @@
 """The engine: merged files against float64 statements, bounded memory, and bad input."""
 
 import logging
+import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,8 @@ from safetensors.numpy import save_file
 
 from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile, write_tensors
-from mergeloom.merging import engine
-from mergeloom.merging.engine import merge_files
-from mergeloom.merging.method import Method
+from mergeloom.merging import engine, group
+from mergeloom.merging.engine import Merge, merge_files, plan_merge
 from mergeloom.merging.sources import TaskVectorFiles
 from mergeloom.merging.task_vector import write_svd_cache
 from mergeloom.models.weights import merged_weights
@@ -59,13 +59,12 @@ def out(tmp_path: Path) -> Path:
 def merge(files: VitFiles, method: str, out: Path, **changes: object) -> TensorFile:
     arguments: dict = {
         "base": files.base,
-        "task_vectors": files.task_vectors,
-        "parameters": {},
+        "experts": files.task_vectors,
         "family": "clip",
-        "device": "cpu",
         "metadata": METADATA,
     }
-    merge_files(method=method, out=out, **(arguments | changes))
+    parameters = changes.pop("parameters", {})
+    merge_files(merge=plan_merge(method, parameters), out=out, **(arguments | changes))
     return TensorFile(out)
 
 
@@ -104,7 +103,7 @@ def test_merging_again_gives_the_same_bytes(vit_files: VitFiles, out: Path, meth
 def caches(vit_files: VitFiles, tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"svd{task}.safetensors" for task in range(3)]
     for task_vector, path in zip(vit_files.task_vectors, paths, strict=True):
-        write_svd_cache(task_vector, path, "clip", 0.5, "cpu")
+        write_svd_cache([task_vector], path, "clip", 0.5, "cpu")
     return paths
 
 
@@ -118,26 +117,45 @@ def test_tsv_from_caches_is_tsv_without(vit_files: VitFiles, caches: list[Path],
 def test_tsv_from_caches_does_not_read_the_matrices(
     vit_files: VitFiles, caches: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked = set()
 
     class Watched(TaskVectorFiles):
-        def stack(self, key: str) -> torch.Tensor:
-            asked.append(key)
-            return super().stack(key)
+        def _read(self, file: TensorFile, key: str, start: int, out: torch.Tensor, origin: None):
+            if out.numel() > 16:  # a few values tell whether an expert equals its base
+                asked.add(key)
+            return super()._read(file, key, start, out, origin)
 
     monkeypatch.setattr(engine, "TaskVectorFiles", Watched)
     merge(vit_files, "tsv", out, svd=caches)
-    assert asked == sorted(key for key, shape in VIT_SHAPES.items() if len(shape) != 2)
+    vectors = {key for key, shape in VIT_SHAPES.items() if len(shape) != 2}
+    assert asked == vectors
 
 
 def test_a_cache_that_keeps_too_little_is_an_error(
     vit_files: VitFiles, caches: list[Path], out: Path
 ) -> None:
-    write_svd_cache(vit_files.task_vectors[1], caches[1], "clip", 0.25, "cpu")
+    write_svd_cache([vit_files.task_vectors[1]], caches[1], "clip", 0.25, "cpu")
     with pytest.raises(
         MergeloomError, match=r"svd1\.safetensors: keeps 4 of the 16.* 5 are needed"
     ):
         merge(vit_files, "tsv", out, svd=caches)
+    assert nothing_left(out)
+
+
+def test_a_cache_of_other_bytes_is_never_read(
+    vit_files: VitFiles, caches: list[Path], out: Path
+) -> None:
+    """A task vector of the same name and shapes, even with the same time stamps, is another one."""
+    path = vit_files.task_vectors[1]
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1  # a bit of a mantissa
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(MergeloomError, match=r"svd1\.safetensors: was not computed from what .*"):
+        merge(vit_files, "tsv", out, svd=caches)
+    with pytest.raises(MergeloomError, match="was not computed from what"):
+        merge(vit_files, "tsv", out, svd=[caches[0], caches[2], caches[2]])
     assert nothing_left(out)
 
 
@@ -158,33 +176,32 @@ def test_no_more_than_one_parameter_of_all_tasks_is_held(
     method: str,
     cached: bool,
 ) -> None:
+    """For one worker: it works on one parameter while the two before it are written or wait."""
     held: list[weakref.ref] = []
+    most = 0
 
     class Watched(TaskVectorFiles):
-        def stack(self, key: str) -> torch.Tensor:
-            assert [ref for ref in held if ref() is not None] == [], "an earlier one is still held"
-            deltas = super().stack(key)
-            held.append(weakref.ref(deltas))
+        def stack(self, key: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+            nonlocal most
+            deltas = super().stack(key, start, stop)
+            if deltas.numel() > 16 * len(self):
+                held.append(weakref.ref(deltas))
+            most = max(most, sum(ref() is not None for ref in held))
             return deltas
 
-    read_factors = engine.read_factors
+    read_factors = group.read_factors
 
     def watched_factors(*arguments: object) -> object:
-        assert [ref for ref in held if ref() is not None] == [], "an earlier one is still held"
+        nonlocal most
         factors = read_factors(*arguments)  # type: ignore[arg-type]
-        held.extend(weakref.ref(part) for part in (factors.U, factors.S, factors.Vt))
+        held.append(weakref.ref(factors.U))
+        most = max(most, sum(ref() is not None for ref in held))
         return factors
 
-    class WatchedWriter(engine.TensorWriter):
-        def write(self, key: str, tensor: torch.Tensor) -> None:
-            super().write(key, tensor)
-            held.append(weakref.ref(tensor))
-
     monkeypatch.setattr(engine, "TaskVectorFiles", Watched)
-    monkeypatch.setattr(engine, "TensorWriter", WatchedWriter)
-    monkeypatch.setattr(engine, "read_factors", watched_factors)
-    merge(vit_files, method, out, svd=caches if cached else None)
-    assert len(held) >= 2 * len(VIT_SHAPES)
+    monkeypatch.setattr(group, "read_factors", watched_factors)
+    merge(vit_files, method, out, svd=caches if cached else None, workers=1)
+    assert most <= 1
 
 
 def test_a_matrix_with_fewer_singular_values_than_tasks_takes_the_mean_under_tsv(
@@ -195,7 +212,7 @@ def test_a_matrix_with_fewer_singular_values_than_tasks_takes_the_mean_under_tsv
     twice = vit_files.task_vectors * 2
     with (
         caplog.at_level(logging.WARNING),
-        merge(vit_files, "tsv", out, task_vectors=twice) as merged,
+        merge(vit_files, "tsv", out, experts=twice) as merged,
     ):
         np.testing.assert_allclose(merged[key], vit_files.deltas(key).mean(0), atol=1e-7)
     assert [record.args[0] for record in caplog.records if record.args] == [key]
@@ -207,7 +224,7 @@ def test_an_expert_equal_to_the_base_adds_nothing_to_tsv_but_its_share(
     idle = tmp_path / "idle.safetensors"
     write_tensors(idle, {k: torch.zeros(s) for k, s in VIT_SHAPES.items()}, {}, elide_zeros=True)
     key = "visual.proj"
-    merged = merge(vit_files, "tsv", out, task_vectors=[*vit_files.task_vectors, idle])
+    merged = merge(vit_files, "tsv", out, experts=[*vit_files.task_vectors, idle])
     left, values, right = np.linalg.svd(vit_files.deltas(key), full_matrices=False)
     expected = (
         polar(np.hstack(left[:, :, :4])) * np.concatenate(values[:, :4])
@@ -234,7 +251,7 @@ def test_at_alpha_0_the_merged_model_is_the_zero_shot_model(
 def test_merging_one_expert_at_alpha_1_gives_the_expert(
     vit_files: VitFiles, out: Path, method: str
 ) -> None:
-    merged = merge(vit_files, method, out, task_vectors=vit_files.task_vectors[:1])
+    merged = merge(vit_files, method, out, experts=vit_files.task_vectors[:1])
     expert = vit_files.load(vit_files.checkpoints[0])
     for key, tensor in merged_weights(TensorFile(vit_files.base), merged, 1.0):
         np.testing.assert_allclose(tensor, expert[key], atol=1e-6)
@@ -273,7 +290,7 @@ def test_merged_weights_are_base_plus_alpha_times_delta_in_the_dtype_of_the_base
         ({"method": "tiess"}, "no merge method 'tiess'.*isotropic.*zeroshot"),
         ({"parameters": {"density": 1}}, "tsv has no parameter density"),
         ({"family": "clipp"}, "clipp"),
-        ({"task_vectors": []}, "nothing to merge"),
+        ({"experts": []}, "nothing to merge"),
     ],
 )
 def test_a_bad_request_is_an_error_and_leaves_nothing(
@@ -330,10 +347,10 @@ def test_an_interrupted_merge_leaves_the_old_file_and_the_next_one_succeeds(
     before = out.read_bytes()
     merge_group = engine.merge_group
 
-    def interrupted(group: engine.Group, method: Method, settings: dict) -> torch.Tensor:
-        if group.key == "visual.proj":
+    def interrupted(group: engine.Group, merge: Merge) -> torch.Tensor:
+        if group.place.key == "visual.proj":
             raise KeyboardInterrupt
-        return merge_group(group, method, settings)
+        return merge_group(group, merge)
 
     monkeypatch.setattr(engine, "merge_group", interrupted)
     with pytest.raises(KeyboardInterrupt):

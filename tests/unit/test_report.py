@@ -72,7 +72,13 @@ def study(
                 "encoder": "ViT-Nano",
                 "experts": "finetuned",
                 "benchmark": "demo",
-                "merger": {"name": name, "method": name, "parameters": {}},
+                "merger": {
+                    "name": name,
+                    "method": name,
+                    "parameters": {},
+                    "modifiers": [],
+                    "per_task": name in ("tall", "finetuned"),
+                },
                 "alpha": alpha,
                 **accuracies(values, best, tasks),
                 "validation": accuracies(values * 0.98, best, tasks),
@@ -152,7 +158,7 @@ def test_the_summary_keeps_the_order_of_mergers_between_zero_shot_and_fine_tuned
 def test_the_task_columns_follow_the_order_asked_for():
     frame = summary(study(), tasks=["signs", "digits", "house_numbers"])
     assert list(frame.columns) == [
-        "merger", "alpha", "alpha_how", "accuracy", "normalized_accuracy",
+        "merger", "per_task", "alpha", "alpha_how", "accuracy", "normalized_accuracy",
         "signs", "signs_normalized", "digits", "digits_normalized",
         "house_numbers", "house_numbers_normalized",
     ]  # fmt: skip
@@ -166,7 +172,7 @@ def test_a_summary_read_back_from_csv_is_the_same_to_six_decimals(tmp_path):
     first = (tmp_path / "summary.csv").read_bytes()
     write_csv(tmp_path / "summary.csv", frame)
     assert (tmp_path / "summary.csv").read_bytes() == first
-    assert b"finetuned,,," in first
+    assert b"finetuned,True,,," in first
     assert b"\r" not in first
 
 
@@ -183,6 +189,17 @@ def test_markdown_says_percent_and_marks_the_best_merger_of_each_column():
     (line,) = [line for line in lines if line.startswith(f"| {best['merger']['name']} ")]
     assert line.endswith(f"| {cell} |")
     assert "**" not in lines[2] + lines[-1]
+
+
+def test_markdown_marks_models_that_are_told_their_task_and_lets_them_not_compete():
+    results = study(mergers=["weight_average", "tall"])
+    told = next(result for result in results if result["merger"]["name"] == "tall")
+    for score in [told["average"], *told["tasks"].values()]:
+        score["accuracy"] = 0.99
+    lines = markdown(summary(results)).splitlines()
+    assert lines[4].startswith("| tall \\* | 0.5 | 99.0 (")
+    assert lines[3].count("**") == 2 * 4
+    assert lines[-1] == "\\* one model per task, which is told its task"
 
 
 def of_another_benchmark(results):

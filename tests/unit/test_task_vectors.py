@@ -9,10 +9,13 @@ from conftest import TEXT_SHAPES, VIT_SHAPES, VitFiles
 from safetensors.numpy import save_file
 
 from mergeloom.errors import MergeloomError
+from mergeloom.io.checksums import sha256
 from mergeloom.io.tensors import TensorFile
+from mergeloom.merging.caches import SOURCE
 from mergeloom.merging.diagnosis import cosine_matrix
 from mergeloom.merging.sources import Differences, TaskVectorFiles
 from mergeloom.merging.task_vector import read_factors, write_svd_cache, write_task_vector
+from mergeloom.models.naming import naming
 
 MATRICES = sorted(key for key, shape in VIT_SHAPES.items() if len(shape) == 2)
 METADATA = {"mergeloom": "{}"}
@@ -84,7 +87,7 @@ def test_writing_again_gives_the_same_bytes(vit_files: VitFiles, out: Path) -> N
     written = []
     for _ in range(2):
         write_task_vector(vit_files.base, vit_files.checkpoints[0], task_vector, "clip", METADATA)
-        write_svd_cache(task_vector, svd, "clip", 0.5, "cpu", METADATA)
+        write_svd_cache([task_vector], svd, "clip", 0.5, "cpu", METADATA)
         written.append((task_vector.read_bytes(), svd.read_bytes()))
     assert written[0] == written[1]
 
@@ -139,22 +142,29 @@ def test_bad_files_are_errors_that_name_them(vit_files: VitFiles, out: Path) -> 
     cut.write_bytes(vit_files.checkpoints[0].read_bytes()[:-100])
     expect_error(out, r"cut\.safetensors: is cut short", vit_files.base, cut)
     save_file({"encoder.weight": np.ones(3, np.float32)}, cut)
-    expect_error(out, r"no parameter that the family clip trains", cut, vit_files.checkpoints[0])
+    expect_error(out, r"no parameter that this family trains", cut, vit_files.checkpoints[0])
 
 
 def test_both_sources_give_the_same_task_vectors(vit_files: VitFiles) -> None:
     with (
         TensorFile(vit_files.base) as base,
-        Differences(base, vit_files.checkpoints, "clip") as differences,
+        Differences(base, vit_files.checkpoints, naming("clip")) as differences,
         TaskVectorFiles(vit_files.task_vectors) as files,
     ):
-        assert differences.keys() == files.keys() == sorted(VIT_SHAPES)
+        assert list(differences.shapes) == list(files.shapes) == sorted(VIT_SHAPES)
         assert len(differences) == len(files) == 3
         for key, shape in VIT_SHAPES.items():
-            assert differences.shape(key) == files.shape(key) == shape
+            assert differences.shapes[key] == files.shapes[key] == shape
             assert differences.stack(key).dtype == files.stack(key).dtype == torch.float32
             np.testing.assert_array_equal(differences.stack(key), files.stack(key))
-            np.testing.assert_allclose(files.stack(key), vit_files.deltas(key), atol=1e-7)
+            np.testing.assert_array_equal(differences.total(key), files.total(key))
+            np.testing.assert_array_equal(files.stack(key, 2, 7), files.stack(key)[:, 2:7])
+            np.testing.assert_array_equal(files.one(key, 1), files.stack(key)[1])
+            expected = vit_files.deltas(key)
+            np.testing.assert_allclose(files.stack(key).view(3, *shape), expected, atol=1e-7)
+            np.testing.assert_allclose(files.total(key).view(shape), expected.sum(0), atol=1e-7)
+        assert differences.identities() == files.identities()
+        assert len(set(files.identities())) == 3
 
 
 def test_merging_nothing_is_an_error() -> None:
@@ -166,9 +176,9 @@ def test_merging_nothing_is_an_error() -> None:
 def test_an_svd_cache_holds_all_values_and_the_leading_vectors_of_every_matrix(
     vit_files: VitFiles, out: Path, fraction: float
 ) -> None:
-    write_svd_cache(vit_files.task_vectors[0], out, "clip", fraction, "cpu", METADATA)
+    write_svd_cache([vit_files.task_vectors[0]], out, "clip", fraction, "cpu", METADATA)
     with TensorFile(out) as file:
-        assert file.metadata == METADATA
+        assert file.metadata == {**METADATA, SOURCE: sha256(vit_files.task_vectors[0])}
         assert file.keys() == sorted(
             f"{key}.{part}" for key in MATRICES for part in ("U", "S", "Vt")
         )
@@ -189,7 +199,7 @@ def test_an_svd_cache_holds_all_values_and_the_leading_vectors_of_every_matrix(
 def test_the_svd_of_what_was_not_trained_costs_nothing(vit_files: VitFiles, out: Path) -> None:
     write_task_vector(vit_files.base, vit_files.base, out, "clip")
     svd = out.with_name("svd.safetensors")
-    write_svd_cache(out, svd, "clip", 1.0, "cpu")
+    write_svd_cache([out], svd, "clip", 1.0, "cpu")
     with TensorFile(svd) as file:
         assert all(file.is_zero(key) for key in file)
         assert file.shape("visual.proj.U") == (24, 16)
@@ -200,14 +210,14 @@ def test_a_fraction_out_of_range_is_an_error(
     vit_files: VitFiles, out: Path, fraction: float
 ) -> None:
     with pytest.raises(MergeloomError, match=str(fraction)):
-        write_svd_cache(vit_files.task_vectors[0], out, "clip", fraction, "cpu")
+        write_svd_cache([vit_files.task_vectors[0]], out, "clip", fraction, "cpu")
     assert not out.exists()
 
 
 def test_factors_are_read_by_slicing_the_cache(vit_files: VitFiles, tmp_path: Path) -> None:
     paths = [tmp_path / f"svd{task}.safetensors" for task in range(3)]
     for path, task_vector in zip(paths, vit_files.task_vectors, strict=True):
-        write_svd_cache(task_vector, path, "clip", 0.5, "cpu")
+        write_svd_cache([task_vector], path, "clip", 0.5, "cpu")
     files = [TensorFile(path) for path in paths]
     factors = read_factors(files, "visual.proj", 5)
     assert factors.U.shape == (3, 24, 5)

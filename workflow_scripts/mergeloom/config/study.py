@@ -6,6 +6,7 @@ from typing import Any
 
 from mergeloom.config.presets import choose
 from mergeloom.errors import MergeloomError
+from mergeloom.merging.parameters import check_parameters
 from mergeloom.provenance.code import lookup
 
 Presets = Mapping[str, Mapping[str, Any]]
@@ -73,13 +74,40 @@ def _look_up(registry: str, name: str, where: str) -> Any:
 
 
 def _check_merger(name: str, merger: Mapping[str, Any]) -> None:
-    known = _look_up("merger", merger["method"], f"merger {name!r}").parameters
-    unknown = sorted(set(merger.get("parameters", {})) - set(known))
-    if unknown:
-        raise MergeloomError(
-            f"merger {name!r}: method {merger['method']!r} has no parameter "
-            f"{', '.join(map(repr, unknown))}; it has: {', '.join(sorted(known)) or 'none'}"
-        )
+    functions = [("merger", merger["method"], merger.get("parameters", {}))]
+    functions += [
+        ("modifier", modifier, given or {})
+        for entry in merger.get("modifiers", [])
+        for modifier, given in entry.items()
+    ]
+    for registry, function, given in functions:
+        known = _look_up(registry, function, f"merger {name!r}")
+        limits: Any = known.options.get("limits", {})
+        try:
+            check_parameters(function, known.parameters, limits, given)
+        except MergeloomError as error:
+            raise MergeloomError(f"merger {name!r}: {error}") from None
+
+
+def functions_of(merger: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What a merger looks up by name: its method and the one it leaves the rest to, modifiers."""
+    parameters = lookup("merger", merger["method"]).parameters | merger.get("parameters", {})
+    fallback = str(parameters.get("fallback", "mean"))
+    methods = (merger["method"], *((fallback,) if fallback != "mean" else ()))
+    return {
+        "merger": methods,
+        "modifier": tuple(n for entry in merger.get("modifiers", []) for n in entry),
+    }
+
+
+def inputs_of(merger: Mapping[str, Any]) -> set[str]:
+    """What the functions of a merger take: see `merging.method.INPUTS`."""
+    return {
+        name
+        for registry, functions in functions_of(merger).items()
+        for function in functions
+        for name in lookup(registry, function).inputs
+    }
 
 
 def resolve_alpha(merger: Mapping[str, Any], *, encoder: str, benchmark: str) -> dict[str, Any]:
@@ -88,7 +116,7 @@ def resolve_alpha(merger: Mapping[str, Any], *, encoder: str, benchmark: str) ->
     Returns
     -------
     `{"how": "fixed", "value"}`, `{"how": "table", "value", "source"}`, or `{"how": "search",
-    "grid"}` with the grid's values in ascending order.
+    "grid", "patience"}` with the grid's values in ascending order.
 
     Raises
     ------
@@ -122,4 +150,5 @@ def resolve_alpha(merger: Mapping[str, Any], *, encoder: str, benchmark: str) ->
     return {
         "how": "search",
         "grid": [round(search["start"] + i * search["step"], 10) for i in range(count)],
+        "patience": search.get("patience"),
     }

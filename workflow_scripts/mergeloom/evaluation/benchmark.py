@@ -1,7 +1,8 @@
 """Evaluate models on a benchmark in one sitting: images, heads and tower loaded once."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from mergeloom.evaluation.accuracy import evaluate
 from mergeloom.evaluation.results import Scores, average, normalise_scores, result
 from mergeloom.io.tensors import TensorFile
 from mergeloom.models.family import get_family
-from mergeloom.models.weights import merged_weights, read_tower
+from mergeloom.models.weights import PER_TASK, merged_weights, read_tower
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,13 @@ def evaluate_finetuned(
         log.info("%s: test accuracy %.3f", task, scores["test"][task]["accuracy"])
     return result(
         **names,
-        merger={"name": "finetuned", "method": None, "parameters": {}},
+        merger={
+            "name": "finetuned",
+            "method": None,
+            "parameters": {},
+            "modifiers": [],
+            "per_task": True,
+        },
         alpha=None,
         test=normalise_scores(scores["test"], scores["test"]),
         validation=normalise_scores(scores["val"], scores["val"]),
@@ -108,47 +115,44 @@ def evaluate_merged(
 
     Parameters
     ----------
-    merged : the merged task vector Δ; None evaluates the base itself.
-    merger : preset with `method` and, if any, `parameters`.
-    alpha : `{"how": "search", "grid"}`, or `{"how": "fixed" | "table", "value", ...}`.
+    merged : the merged task vector Δ, or one per task; None evaluates the base itself.
+    merger : preset with `method` and, if any, `parameters` and `modifiers`.
+    alpha : `{"how": "search", "grid", "patience"}`, or `{"how": "fixed" | "table", "value", ...}`.
     finetuned : result of the fine-tuned models, which accuracies are normalised by.
     """
     reference = {
         "val": finetuned["validation"]["tasks"],
         "test": finetuned["tasks"],
     }
-
-    def normalised(split: str) -> Scores:
-        return normalise_scores(benchmark.scores(tower, split), reference[split])
-
-    with TensorFile(base) as base_file:
+    with ExitStack() as stack:
+        base_file = stack.enter_context(TensorFile(base))
+        delta = stack.enter_context(TensorFile(merged)) if merged else None
+        per_task = delta is not None and PER_TASK in delta.metadata
         tower = benchmark.tower(base_file)
 
-        def move_to(value: float) -> None:
-            if merged is None:
-                return
-            weights = benchmark.family.tower_weights(tower)
-            with TensorFile(merged) as delta:
-                for key, tensor in merged_weights(base_file, delta, value):
+        def move_to(value: float, task: int | None = None) -> None:
+            if delta is not None:
+                weights = benchmark.family.tower_weights(tower)
+                for key, tensor in merged_weights(base_file, delta, value, task):
                     weights[key].copy_(tensor)
 
+        def scores(value: float, splits: Sequence[str]) -> list[Scores]:
+            found: list[Scores] = [{} for _ in splits]
+            # A model per task is evaluated on its own, one model for all on all of them.
+            turns: list[tuple[int | None, list[str]]] = [(None, benchmark.tasks)]
+            if per_task:
+                turns = [(index, [task]) for index, task in enumerate(benchmark.tasks)]
+            for task, tasks in turns:
+                move_to(value, task)
+                for split, collected in zip(splits, found, strict=True):
+                    collected |= normalise_scores(
+                        benchmark.scores(tower, split, tasks), reference[split]
+                    )
+            return found
+
         if alpha["how"] == "search":
-            curve = []
-            for value in alpha["grid"]:
-                move_to(value)
-                curve.append(_point(value, normalised("val")))
-                log.info("alpha %g: %.4f", value, curve[-1]["normalized_accuracy"])
-            # Of equally good values the smallest: the least that was changed.
-            best = max(curve, key=lambda point: (point["normalized_accuracy"], -point["alpha"]))
-            alpha = {
-                "value": best["alpha"],
-                "how": "search",
-                "split": "val",
-                "criterion": "average normalized accuracy",
-                "curve": curve,
-            }
-        move_to(alpha["value"])
-        validation, test = normalised("val"), normalised("test")
+            alpha = search_alpha(alpha, lambda value: scores(value, ["val"])[0])
+        validation, test = scores(alpha["value"], ["val", "test"])
     log.info(
         "alpha %g (%s): average accuracy %.4f",
         alpha["value"],
@@ -164,12 +168,44 @@ def evaluate_merged(
             "name": names.get("merger", method),
             "method": method,
             "parameters": merger.get("parameters", {}),
+            "modifiers": merger.get("modifiers", []),
+            "per_task": per_task,
         },
         alpha=alpha,
         test=test,
         validation=validation,
         provenance=provenance,
     )
+
+
+def search_alpha(search: Mapping[str, Any], validate: Callable[[float], Scores]) -> dict[str, Any]:
+    """Choose the alpha of the best average normalised accuracy on validation data.
+
+    Of equally good values the smallest is taken: the least that is changed.
+
+    Parameters
+    ----------
+    search : `grid`, ascending, and perhaps `patience`: the search ends when so many values on end were no
+        better than the best one before them.
+    validate : gives the scores of the merged model at an alpha.
+    """
+    curve: list[dict[str, Any]] = []
+    best, patience = 0, search.get("patience")
+    for value in search["grid"]:
+        curve.append(_point(value, validate(value)))
+        log.info("alpha %g: %.4f", value, curve[-1]["normalized_accuracy"])
+        if curve[-1]["normalized_accuracy"] > curve[best]["normalized_accuracy"]:
+            best = len(curve) - 1
+        if patience and len(curve) - 1 - best >= patience:
+            break
+    return {
+        "value": curve[best]["alpha"],
+        "how": "search",
+        "split": "val",
+        "criterion": "average normalized accuracy",
+        "patience": patience,
+        "curve": curve,
+    }
 
 
 def _point(alpha: float, scores: Scores) -> dict[str, Any]:

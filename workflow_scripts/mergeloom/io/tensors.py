@@ -123,9 +123,29 @@ class TensorFile:
             return out
         return out.copy_(self.read(key))
 
-    def _fill(self, key: str, target: Tensor) -> None:
-        position, end = self._spans[key]
+    def read_run(self, key: str, start: int, out: Tensor) -> Tensor:
+        """Read a run of elements of the flattened tensor into memory of its own.
+
+        Parameters
+        ----------
+        start : index of the first element.
+        out : Tensor [n], on the CPU, contiguous – filled and returned; where its dtype differs from
+            the file's, the values are converted.
+        """
+        shape, dtype = self.shape(key), self.dtype(key)
+        if start < 0 or start + len(out) > math.prod(shape):
+            raise ValueError(f"{key} has {math.prod(shape)} elements, not {start}+{len(out)}")
+        if key in self._zeros:
+            return out.zero_()
+        if out.dtype != dtype:
+            return out.copy_(self.read_run(key, start, torch.empty(len(out), dtype=dtype)))
+        self._fill(key, out, start * dtype.itemsize)
+        return out
+
+    def _fill(self, key: str, target: Tensor, offset: int = 0) -> None:
         view = memoryview(_bytes(target))
+        position = self._spans[key][0] + offset
+        end = position + len(view)
         while position < end:
             count = os.preadv(self._file.fileno(), [view], position)
             if count == 0:

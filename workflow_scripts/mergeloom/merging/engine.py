@@ -1,148 +1,305 @@
-"""The merge engine: parameter by parameter from the files of T task vectors to one merged file."""
+"""The merge engine: group by group from the files of T experts to one merged file."""
 
+import inspect
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
-from mergeloom.io.tensors import TensorFile, TensorWriter
-from mergeloom.linalg.spectral import truncated_svd
-from mergeloom.merging.method import Factors, Method, check_parameters, get_method
-from mergeloom.merging.sources import PathLike, Shape, Source, TaskVectorFiles, trainable_layout
-from mergeloom.merging.task_vector import read_factors
-from mergeloom.models.family import get_family
+from mergeloom.io.tensors import TensorFile
+from mergeloom.merging.caches import check_source
+from mergeloom.merging.group import Group, Material, Stack, Survey, apply, spans
+from mergeloom.merging.method import Method, get_method, get_modifier
+from mergeloom.merging.output import MergedTaskVector, MergedWeights, Output
+from mergeloom.merging.parameters import check_parameters
+from mergeloom.merging.pool import Pool, pool
+from mergeloom.merging.sources import (
+    Differences,
+    PathLike,
+    Source,
+    TaskVectorFiles,
+    trainable_layout,
+)
+from mergeloom.models.naming import naming, places
 
 log = logging.getLogger(__name__)
+Modifiers = Sequence[Mapping[str, Mapping[str, Any]]]
 
 
-def merge_files(
-    base: PathLike,
-    task_vectors: Sequence[PathLike],
-    method: str,
-    parameters: Mapping[str, Any],
-    out: PathLike,
-    family: str,
-    device: str,
-    svd: Sequence[PathLike] | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Merge T task vectors into one, and write it.
+@dataclass(frozen=True)
+class Merge:
+    """A method with all its parameters, and the modifiers of what it makes, in their order."""
 
-    Holds one parameter of all tasks at a time, and the merged model not at all. The merged task
-    vector is written in float32, not yet scaled by alpha, all-zero tensors elided.
+    method: Method
+    settings: dict[str, Any]
+    modifiers: tuple[tuple[Method, dict[str, Any]], ...] = ()
+
+    @property
+    def inputs(self) -> set[str]:
+        """All that its functions take."""
+        return {i for method, _ in [(self.method, None), *self.modifiers] for i in method.inputs}
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether parameters may be taken apart."""
+        return all(m.grain == "element" for m in [self.method, *(m for m, _ in self.modifiers)])
+
+
+def plan_merge(
+    method: str, parameters: Mapping[str, Any] | None = None, modifiers: Modifiers = ()
+) -> Merge:
+    """Look up a method and modifiers, and check their parameters.
 
     Parameters
     ----------
-    base : safetensors file of θ_0; the task vectors must have its trained parameters.
-    task_vectors : T files as `write_task_vector` writes them.
-    method : name of a registered merge method.
     parameters : those that differ from the method's defaults.
-    family : name of the model family, which tells matrices from vectors.
-    device : where to compute, "cpu" or "cuda".
-    svd : T files as `write_svd_cache` writes them, in the order of `task_vectors`; without them a
-        method that needs singular vectors computes them.
-    metadata : text fields of the file's header.
+    modifiers : mappings of one name each to the parameters that differ from its defaults.
 
     Raises
     ------
     MergeloomError
-        For an unknown method or parameter, tensors that differ from the base's or are not finite,
-        caches that keep too little. `out` is then left as it was.
+        For an unknown method, modifier or parameter, a value out of range, or a modifier that does
+        not go with the method.
     """
     chosen = get_method(method)
-    settings = check_parameters(chosen, parameters)
-    if svd is not None and len(svd) != len(task_vectors):
+    settings = check_parameters(method, chosen.parameters, chosen.limits, parameters or {})
+    added = []
+    for entry in modifiers:
+        for name, given in entry.items():
+            found = get_modifier(name)
+            if chosen.per_task and found.on == "matrices":
+                raise MergeloomError(
+                    f"{name} modifies one merged model, but {method} gives one per task. "
+                    f"Leave out {name}, or take another method."
+                )
+            added.append(
+                (found, check_parameters(name, found.parameters, found.limits, given or {}))
+            )
+    return Merge(chosen, settings, tuple(added))
+
+
+def merge_files(
+    base: PathLike,
+    experts: Sequence[PathLike],
+    merge: Merge,
+    out: PathLike | Sequence[PathLike],
+    family: str,
+    device: str = "cpu",
+    *,
+    checkpoints: bool = False,
+    alpha: float | None = None,
+    seed: int = 0,
+    svd: Sequence[PathLike] | None = None,
+    summed: PathLike | None = None,
+    workers: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, size: None,
+) -> None:
+    """Merge T experts into one, and write it.
+
+    Holds one parameter of all tasks at a time for every worker, or a run of its elements where the
+    method allows it, and the merged model not at all (a method that works across layers holds the
+    layers' merged matrices).
+
+    Parameters
+    ----------
+    base : safetensors file of θ_0; the experts must have its trained parameters.
+    experts : T files of task vectors as `write_task_vector` writes them or, with `checkpoints`, of
+        fine-tuned models.
+    merge : what to do, from `plan_merge`.
+    out : without `alpha`, the file of the merged task vector, float32, all-zero tensors elided; of
+        a method that gives one model per task its tensors are [T, *shape]. With `alpha`, the file
+        of the merged model θ_0 + alpha · Δ, in the base's types and with what the base has beside;
+        of a method that gives one model per task, T files.
+    family : name of the naming that tells matrices from vectors.
+    device : where to compute, "cpu" or "cuda".
+    seed : of methods that draw random numbers.
+    svd : T files as `write_svd_cache` writes them, in the order of the experts; without them a
+        method that needs singular vectors computes them.
+    summed : file as `write_sum_cache` writes it; without it a method that needs the spectrum of the
+        sum computes it.
+    workers : threads that work on groups side by side; without it, torch's number of threads.
+    metadata : text fields of the file's header.
+    progress : is called with the number of elements merged and the number of all.
+
+    Raises
+    ------
+    MergeloomError
+        For tensors that differ from the base's or are not finite, caches of other files, or caches
+        that keep too little. `out` is then left as it was.
+    """
+    if svd is not None and len(svd) != len(experts):
         raise MergeloomError(
-            f"{len(task_vectors)} task vectors were given, but {len(svd)} SVD caches. "
+            f"{len(experts)} task vectors were given, but {len(svd)} SVD caches. "
             "Give one for each, in the same order, or none."
         )
+    kinds = naming(family)
     with ExitStack() as stack:
         base_file = stack.enter_context(TensorFile(base))
-        layout = trainable_layout(base_file, family)
-        source = stack.enter_context(TaskVectorFiles(task_vectors, layout))
+        source: Source
+        if checkpoints:
+            source = stack.enter_context(Differences(base_file, experts, kinds))
+        else:
+            layout = trainable_layout(base_file, kinds)
+            source = stack.enter_context(TaskVectorFiles(experts, base_file, layout))
+        with_base = [base] if checkpoints else []
         caches = [stack.enter_context(TensorFile(path)) for path in svd] if svd else None
-        writer = stack.enter_context(
-            TensorWriter(
-                out,
-                {key: (torch.float32, source.shape(key)) for key in source},
-                metadata or {},
-                elide_zeros=True,
-            )
+        for cache, expert in zip(caches or [], experts, strict=False):
+            check_source(cache, [expert, *with_base])
+        sum_cache = stack.enter_context(TensorFile(summed)) if summed else None
+        if sum_cache:
+            check_source(sum_cache, [*experts, *with_base])
+        for path in source.idle():
+            log.warning("%s equals its base: it adds nothing to the merge but its share", path)
+        material = Material(
+            source=source,
+            places=places(kinds, source.shapes),
+            device=device,
+            seed=seed,
+            identities=source.identities() if "random" in merge.inputs else [],
+            svd=caches,
+            summed=sum_cache,
         )
-        kind = get_family(family).kind
-        for key in writer.keys:
-            group = Group(key, kind(key, source.shape(key)), source, caches, torch.device(device))
-            writer.write(key, merge_group(group, chosen, settings))
+        output: Output = (
+            MergedTaskVector(out, material, merge.method, metadata or {})
+            if alpha is None
+            else MergedWeights(out, base_file, material, merge.method, alpha, metadata or {})
+        )
+        threads = stack.enter_context(pool(workers or torch.get_num_threads()))
+        if merge.method.survey:
+            material = replace(material, statistics=_survey(material, merge, threads))
+        size, done = sum(math.prod(shape) for shape in source.shapes.values()), 0
+        with output:
+            for key, tensor in merged_parameters(material, merge, output.keys, threads):
+                output.write(key, tensor)
+                done += math.prod(source.shapes[key])
+                progress(done, size)
+                del tensor  # before the next one is waited for
 
 
-class Group:
-    """One parameter of T task vectors. Its attributes are the inputs of merge methods.
+def merged_parameters(
+    material: Material, merge: Merge, keys: Sequence[str], threads: Pool
+) -> Iterator[tuple[str, Tensor]]:
+    """Give the merged task vectors of all parameters, float32 on the CPU, in this order.
 
-    They are computed when a method asks for them: one that takes singular vectors from a cache
-    never reads the task vectors.
+    Those of a method that works across layers come layer stack by layer stack, before the others.
     """
+    if merge.method.grain == "stack":
+        stacked: dict[str, list[str]] = {}
+        for key in keys:
+            place = material.places[key]
+            if place.kind == "matrix" and place.stack:
+                stacked.setdefault(f"{place.stack} {place.shape}", []).append(key)
+        for names in stacked.values():
+            names.sort(key=lambda key: material.places[key].depth)
+            stack = Stack(material.places[names[0]].shape, tuple(names), material, threads)
+            for key, tensor in zip(names, apply_to_stack(merge, stack, material), strict=True):
+                yield key, tensor.cpu()
+        keys = [key for key in keys if not any(key in names for names in stacked.values())]
 
-    def __init__(
-        self,
-        key: str,
-        kind: str,
-        source: Source,
-        caches: Sequence[TensorFile] | None,
-        device: torch.device,
-    ) -> None:
-        self.key = key
-        self.kind = kind
-        self._source = source
-        self._caches = caches
-        self._device = device
+    def groups() -> Iterator[Group]:
+        for key in keys:
+            size = math.prod(material.places[key].shape)
+            if merge.elementwise:
+                for span in spans(size, len(material.source)):
+                    yield Group(material, key, *span)
+            else:
+                yield Group(material, key)
 
-    @property
-    def shape(self) -> Shape:
-        """Shape of the parameter."""
-        return self._source.shape(self.key)
+    def work(group: Group) -> tuple[str, Tensor]:
+        return group.place.key, merge_group(group, merge).cpu()
 
-    @property
-    def share(self) -> int:
-        """The number of singular values that each task gets, ⌊min(m, n) / T⌋."""
-        return min(self.shape) // len(self._source)
-
-    @cached_property
-    def deltas(self) -> Tensor:
-        """Task vectors [T, *shape], float32."""
-        return self._source.stack(self.key).to(self._device)
-
-    @cached_property
-    def svd(self) -> Factors:
-        """The leading `share` singular triples of each task's matrix, float32."""
-        if self._caches is not None:
-            factors = read_factors(self._caches, self.key, self.share)
-            return Factors(*(part.to(self._device) for part in (factors.U, factors.S, factors.Vt)))
-        # Task by task: the float64 copies of one matrix at a time.
-        parts = [truncated_svd(delta, self.share) for delta in self.deltas]
-        U, S, Vt = (torch.stack(part) for part in zip(*parts, strict=True))
-        return Factors(U, S[:, : self.share], Vt)
+    for key, parts in groupby(threads.map(work, groups()), key=lambda part: part[0]):
+        shape = material.places[key].shape
+        tensors = [tensor for _, tensor in parts]
+        if merge.elementwise:
+            lead = tensors[0].shape[:-1]  # [T] of a method that gives one model per task
+            tensors = [torch.cat(tensors, dim=-1).view(*lead, *shape)]
+        yield key, tensors.pop()
 
 
-def merge_group(group: Group, method: Method, settings: Mapping[str, Any]) -> Tensor:
-    """Return the merged task vector [*shape] of one parameter, float32.
+def merge_group(group: Group, merge: Merge) -> Tensor:
+    """Return the merged task vector of one parameter or of a run of its elements, float32.
 
     Methods made for matrices leave the others to the mean over tasks, as their papers do. So do
-    those that share singular vectors among tasks with a matrix that has fewer than T of them.
+    those that share singular vectors among tasks with a matrix that has fewer than T of them. Of a
+    method that gives one model per task, these are the task vectors themselves.
     """
-    suited = method.on == "all" or group.kind == "matrix"
-    if suited and "svd" in method.inputs and group.share == 0:
+    choices = [(merge.method, merge.settings)]
+    if (fallback := merge.settings.get("fallback", "mean")) != "mean":
+        choices.append((get_method(fallback), dict(get_method(fallback).parameters)))
+    chosen = next((choice for choice in choices if _suits(choice[0], group)), None)
+    if chosen:
+        merged = apply(chosen[0], group, chosen[1])
+    elif merge.method.per_task:
+        merged = group.deltas
+    else:
+        merged = group.total / group.tasks
+    return _modified(merged, group, merge)
+
+
+def apply_to_stack(merge: Merge, stack: Stack, material: Material) -> Iterator[Tensor]:
+    """Give the merged task vectors of a stack's matrices."""
+    merged = merge.method.function(stack, **merge.settings)
+    for key, tensor in zip(stack.keys, merged, strict=True):
+        yield _modified(tensor, Group(material, key), merge)
+
+
+def _modified(merged: Tensor, group: Group, merge: Merge) -> Tensor:
+    for modifier, settings in merge.modifiers:
+        if modifier.on == "all" or group.place.kind == "matrix":
+            merged = apply(modifier, group, settings, merged=merged)
+    return merged
+
+
+def _suits(method: Method, group: Group) -> bool:
+    if method.grain == "stack" or (method.on == "matrices" and group.place.kind != "matrix"):
+        return False
+    if "svd" in method.inputs and group.share == 0:
         log.warning(
             "%s %s has too few singular values to give each task one: %s takes its mean instead",
-            group.key,
-            list(group.shape),
+            group.place.key,
+            list(group.place.shape),
             method.name,
         )
-        suited = False
-    if not suited:
-        return group.deltas.mean(dim=0)
-    return method.function(*(getattr(group, name) for name in method.inputs), **settings)
+        return False
+    return True
+
+
+def _survey(material: Material, merge: Merge, threads: Pool) -> Any:
+    survey = merge.method.survey
+    assert survey is not None
+    wanted = inspect.signature(survey).parameters
+    settings = {name: value for name, value in merge.settings.items() if name in wanted}
+    return survey(Survey(material, threads), **settings)
+
+
+def outputs_of(merge: Merge, out: str, names: Sequence[str]) -> list[Path]:
+    """The files that a merged model is written to: one, or one per task at `{task}` in `out`.
+
+    Raises
+    ------
+    MergeloomError
+        If `out` names one file for a method that gives one model per task, or the other way round.
+    """
+    if not merge.method.per_task:
+        if "{task}" in out:
+            raise MergeloomError(
+                f"{merge.method.name} gives one model: leave {{task}} out of {out}."
+            )
+        return [Path(out)]
+    if "{task}" not in out:
+        raise MergeloomError(
+            f"{merge.method.name} gives one model per task. Write {{task}}, which the experts' "
+            "names replace, into the name of the output, for instance "
+            f"{Path(out).with_suffix('')}-{{task}}.safetensors."
+        )
+    return [Path(out.replace("{task}", name)) for name in names]

@@ -1,9 +1,10 @@
-"""What a merge method is, and the register of all methods.
+"""What a merge method is, and the register of all methods and modifiers.
 
 A method is a pure function of one parameter tensor: what the tasks know of it goes in, the merged
 task vector comes out. `@merger` reads the function's signature: positional parameters are the
 method's *inputs*, which the engine provides, and keyword-only ones are its *parameters*, which the
-user may set.
+user may set. A `@modifier` is the same with one input more, `merged`: it takes what any method made
+of a parameter and returns something better.
 """
 
 import importlib
@@ -16,11 +17,23 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
+from mergeloom.merging.parameters import Limits
 
 INPUTS = {
     "deltas": "Tensor [T, *shape], float32: the task vectors of this parameter",
+    "total": "Tensor [*shape], float32: their sum",
+    "base": "Tensor [*shape], float32: the parameter before fine-tuning",
     "svd": "Factors: the leading k = ⌊min(m, n) / T⌋ singular triples of each task's matrix",
+    "summed": "Summed: the sum with its SVD and polar factor, from a cache where there is one",
+    "random": "Random: numbers that belong to the seed, the task vector and the element",
+    "place": "Place: name, shape, kind and depth of the parameter, and the model's linear maps",
+    "tasks": "int: T",
+    "statistics": "what the method's survey of the whole model found",
+    "stack": "Stack: the task vectors of equally shaped matrices of all blocks",
+    "merged": "Tensor [*shape], float32: what the method made of this parameter (modifiers only)",
 }
+On = Literal["all", "matrices"]
+Grain = Literal["element", "tensor", "stack"]
 
 
 @dataclass(frozen=True)
@@ -39,50 +52,100 @@ class Factors:
 
 @dataclass(frozen=True)
 class Method:
-    """A merge method as `@merger` registered it.
+    """A merge method or a modifier as it was registered.
 
     arxiv : identifier of its paper.
     alpha : the paper's scale of the merged task vector, θ = θ0 + alpha · function(...).
-    on : "all" parameters, or "matrices" only; the others then get the mean over tasks.
+    on : "all" parameters, or "matrices" only; the others then get the mean over tasks (of a method
+        with a parameter `fallback`, what the method of that name makes of them).
+    grain : how far a parameter may be taken apart. A function of grain "element" treats every
+        element alike and gets runs of elements, inputs flat, [T, n] and [n]; one of grain "stack"
+        gets the matrices of all blocks that share a name at once.
+    per_task : gives one model per task, [T, *shape]: such a model needs the task's identity.
+    survey : function (Survey, **parameters) whose result is the input `statistics`.
     inputs : names of what the function takes, out of `INPUTS`.
-    parameters : name and default of what the user may set.
+    parameters, limits : name and default of what the user may set, and its range or choices.
     """
 
     name: str
     function: Callable[..., Tensor]
     arxiv: str | None
     alpha: float
-    on: Literal["all", "matrices"]
+    on: On
+    grain: Grain
+    per_task: bool
+    survey: Callable[..., Any] | None
     inputs: tuple[str, ...]
     parameters: Mapping[str, Any]
+    limits: Limits
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
 
-_METHODS: dict[str, Method] = {}
+_MERGERS: dict[str, Method] = {}
+_MODIFIERS: dict[str, Method] = {}
+Function = Callable[..., Tensor]
 
 
 def merger(
     name: str,
     arxiv: str | None = None,
     alpha: float = 1.0,
-    on: Literal["all", "matrices"] = "all",
-) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    on: On = "all",
+    grain: Grain = "tensor",
+    per_task: bool = False,
+    survey: Callable[..., Any] | None = None,
+    limits: Limits | None = None,
+) -> Callable[[Function], Function]:
     """Register a function as the merge method `name`; see `Method` for the arguments."""
 
-    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        if name in _METHODS:
-            raise ValueError(f"there are two merge methods named {name}")
-        _METHODS[name] = describe(function, name, arxiv, alpha, on)
-        return function
+    def register(function: Function) -> Function:
+        return _register(
+            _MERGERS,
+            describe(function, name, arxiv, alpha, on, grain, per_task, survey, limits),
+        )
 
     return register
 
 
+def modifier(
+    name: str,
+    arxiv: str | None = None,
+    on: On = "all",
+    grain: Grain = "tensor",
+    limits: Limits | None = None,
+) -> Callable[[Function], Function]:
+    """Register a function of `merged` as the modifier `name`."""
+
+    def register(function: Function) -> Function:
+        method = describe(function, name, arxiv, on=on, grain=grain, limits=limits)
+        if "merged" not in method.inputs:
+            raise TypeError(f"the modifier {name} does not take `merged`")
+        return _register(_MODIFIERS, method)
+
+    return register
+
+
+def _register(register: dict[str, Method], method: Method) -> Function:
+    if method.name in register:
+        raise ValueError(f"there are two merge methods or modifiers named {method.name}")
+    register[method.name] = method
+    return method.function
+
+
 def describe(
-    function: Callable[..., Tensor],
+    function: Function,
     name: str,
     arxiv: str | None = None,
     alpha: float = 1.0,
-    on: Literal["all", "matrices"] = "all",
+    on: On = "all",
+    grain: Grain = "tensor",
+    per_task: bool = False,
+    survey: Callable[..., Any] | None = None,
+    limits: Limits | None = None,
 ) -> Method:
     """Make a `Method` of a function, its inputs and parameters read from the signature."""
     arguments = inspect.signature(function).parameters.values()
@@ -92,40 +155,43 @@ def describe(
         raise TypeError(f"{name} takes {', '.join(unknown)}; there are {', '.join(INPUTS)}")
     if missing := [p for p, default in parameters.items() if default is inspect.Parameter.empty]:
         raise TypeError(f"{name}: the parameters {', '.join(missing)} need defaults")
-    return Method(name, function, arxiv, alpha, on, inputs, parameters)
+    if stray := set(limits or {}) - set(parameters):
+        raise TypeError(f"{name} has limits of {', '.join(stray)}, which are no parameters")
+    return Method(
+        name, function, arxiv, alpha, on, grain, per_task, survey, inputs, parameters, limits or {}
+    )  # fmt: skip
+
+
+def methods() -> Mapping[str, Method]:
+    """All merge methods by name."""
+    _load()
+    return dict(sorted(_MERGERS.items()))
+
+
+def modifiers() -> Mapping[str, Method]:
+    """All modifiers by name."""
+    _load()
+    return dict(sorted(_MODIFIERS.items()))
 
 
 def get_method(name: str) -> Method:
-    """Return the method of this name.
+    """Return the merge method of this name, or raise a MergeloomError that lists what exists."""
+    return _get("merge method", methods(), name)
 
-    Raises
-    ------
-    MergeloomError
-        If there is none; the message lists those that exist.
-    """
+
+def get_modifier(name: str) -> Method:
+    """Return the modifier of this name, or raise a MergeloomError that lists what exists."""
+    return _get("modifier", modifiers(), name)
+
+
+def _get(what: str, known: Mapping[str, Method], name: str) -> Method:
+    if name not in known:
+        raise MergeloomError(f"There is no {what} {name!r}. There are: {', '.join(known)}.")
+    return known[name]
+
+
+def _load() -> None:
     # By name and not by import statement: what imports the engine does not depend on every method.
-    methods = importlib.import_module("mergeloom.merging.methods")
-    for module in pkgutil.iter_modules(methods.__path__, prefix=f"{methods.__name__}."):
+    package = importlib.import_module("mergeloom.merging.methods")
+    for module in pkgutil.iter_modules(package.__path__, prefix=f"{package.__name__}."):
         importlib.import_module(module.name)
-    if name not in _METHODS:
-        raise MergeloomError(
-            f"There is no merge method {name!r}. There are: {', '.join(sorted(_METHODS))}."
-        )
-    return _METHODS[name]
-
-
-def check_parameters(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all parameters of a method: those given, and the defaults of the rest.
-
-    Raises
-    ------
-    MergeloomError
-        If a name is given that the method does not have; the message lists those that exist.
-    """
-    if unknown := sorted(set(given) - set(method.parameters)):
-        exist = ", ".join(f"{name} (default {value})" for name, value in method.parameters.items())
-        raise MergeloomError(
-            f"The merge method {method.name} has no parameter {', '.join(unknown)}. "
-            f"It has: {exist or 'none'}."
-        )
-    return {**method.parameters, **given}

@@ -5,8 +5,10 @@ through it never holds T models. What it gives is checked: the parameters are th
 and every value is finite.
 """
 
+import hashlib
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,11 @@ from torch import Tensor
 
 from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile, check_finite
-from mergeloom.models.family import get_family
+from mergeloom.models.naming import Naming, Shape
 
 PathLike = str | os.PathLike[str]
-Shape = tuple[int, ...]
+_RUN = 2**18  # elements that are added at a time: a mebibyte stays in the processor's cache
+_SAMPLE = 16  # values of every parameter that a task vector is known by
 
 
 @dataclass(frozen=True)
@@ -32,30 +35,57 @@ class Layout:
 
 
 class Source(Protocol):
-    """T task vectors, given parameter by parameter."""
+    """T task vectors, given parameter by parameter or run of elements by run of elements."""
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Shapes of the parameters by name, sorted."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files of the experts."""
 
     def __len__(self) -> int:
         """Return T."""
 
-    def __iter__(self) -> Iterator[str]:
-        """Give the names of the parameters, sorted."""
+    def stack(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the task vectors of elements of a parameter [T, n], float32, on the CPU."""
 
-    def keys(self) -> list[str]:
-        """Return the names of the parameters, sorted."""
+    def one(self, key: str, task: int) -> Tensor:
+        """Return the task vector of one task, flat [n], float32, on the CPU."""
 
-    def shape(self, key: str) -> Shape:
-        """Return the shape of a parameter."""
+    def total(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return their sum over tasks [n], float32, on the CPU."""
 
-    def stack(self, key: str) -> Tensor:
-        """Return the task vectors [T, *shape] of a parameter, float32, on the CPU."""
+    def base(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the same elements of the base [n], float32, on the CPU."""
+
+    def identities(self) -> list[bytes]:
+        """Tell the task vectors apart by what is in them, whatever their order and files' names."""
+
+    def idle(self) -> list[Path]:
+        """Return the files of task vectors that are zero everywhere."""
 
 
 class _Files:
-    """T open files that have the parameters of one layout."""
+    """T open files that have the parameters of one layout, and the base that they belong to.
+
+    Parameters
+    ----------
+    paths : T files.
+    base : the file of θ_0; without it `base` cannot be asked for.
+    layout : the parameters the files must have; without it, those of the first file.
+
+    Raises
+    ------
+    MergeloomError
+        If the parameters of a file are others (names both files and the first five).
+    """
 
     def __init__(
         self,
         paths: Sequence[PathLike],
+        base: TensorFile | None = None,
         layout: Layout | None = None,
         ignored: Callable[[str, Shape], bool] = lambda key, shape: False,
     ) -> None:
@@ -63,10 +93,13 @@ class _Files:
             raise MergeloomError("There is nothing to merge: not one task vector was given.")
         with ExitStack() as stack:
             self._files = [stack.enter_context(TensorFile(path)) for path in paths]
-            self._layout = layout or layout_of(self._files[0])
+            layout = layout or layout_of(self._files[0])
             for file in self._files:
-                check_layout(file, self._layout, ignored)
+                check_layout(file, layout, ignored)
             self._stack = stack.pop_all()
+        self.shapes: Mapping[str, Shape] = dict(sorted(layout.shapes.items()))
+        self.paths: Sequence[Path] = [file.path for file in self._files]
+        self._base = base
 
     def __enter__(self) -> Self:
         return self
@@ -77,52 +110,134 @@ class _Files:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def keys(self) -> list[str]:
-        """Return the names of the parameters, sorted."""
-        return sorted(self._layout.shapes)
-
-    def shape(self, key: str) -> Shape:
-        """Return the shape of a parameter."""
-        return self._layout.shapes[key]
-
-    def _empty(self, key: str) -> Tensor:
-        return torch.empty((len(self), *self.shape(key)), dtype=torch.float32)
-
-
-class TaskVectorFiles(_Files):
-    """Task vectors read from files that hold nothing else.
-
-    Parameters
-    ----------
-    paths : T files.
-    layout : the parameters they must have, `trainable_layout` of the base; without it, those of
-        the first file.
-
-    Raises
-    ------
-    MergeloomError
-        If the parameters of a file are others (names both files and the first five).
-    """
-
-    def __init__(self, paths: Sequence[PathLike], layout: Layout | None = None) -> None:
-        super().__init__(paths, layout)
-
-    def stack(self, key: str) -> Tensor:
-        """Return the task vectors [T, *shape] of a parameter, float32, on the CPU.
+    def base(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return elements `start` to `stop` of the flattened base [n], float32, on the CPU.
 
         Raises
         ------
         MergeloomError
             If a value is NaN or infinite (names file and parameter).
         """
-        deltas = self._empty(key)
+        if self._base is None:
+            raise ValueError("these task vectors were opened without their base")
+        values = self._base.read_run(key, start, torch.empty(self._count(key, start, stop)))
+        if not values.sum().isfinite():
+            check_finite(self._base.read(key), self._base.path, key)
+        return values
+
+    def stack(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return elements `start` to `stop` of the flattened task vectors [T, n], float32, CPU.
+
+        Raises
+        ------
+        MergeloomError
+            If a value is NaN or infinite (names file and parameter).
+        """
+        deltas = torch.empty(len(self), self._count(key, start, stop))
+        origin = self._origin(key, start, stop)
         for file, delta in zip(self._files, deltas, strict=True):
-            file.read(key, out=delta)
-            check_finite(delta, file.path, key)
+            self._read(file, key, start, delta, origin)
+        # Whatever is not finite makes the sum so; only then the culprit is looked for.
+        if not deltas.sum().isfinite():
+            self._blame(key)
         return deltas
+
+    def one(self, key: str, task: int) -> Tensor:
+        """Return the task vector of one task, flat [n], float32, on the CPU.
+
+        Raises
+        ------
+        MergeloomError
+            If a value is NaN or infinite (names file and parameter).
+        """
+        delta = torch.empty(self._count(key, 0, None))
+        self._read(self._files[task], key, 0, delta, self._origin(key, 0, None))
+        if not delta.sum().isfinite():
+            self._blame(key)
+        return delta
+
+    def total(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the sum over tasks of elements `start` to `stop` [n], float32, on the CPU.
+
+        Raises
+        ------
+        MergeloomError
+            If a value is NaN or infinite (names file and parameter).
+        """
+        count = self._count(key, start, stop)
+        total = torch.zeros(count)
+        part = torch.empty(min(count, _RUN))
+        # A run at a time, so that what is read is added while it is in the processor's cache.
+        for first in range(0, count, _RUN):
+            run = total[first : first + _RUN]
+            here = part[: len(run)]
+            origin = self._origin(key, start + first, start + first + len(run))
+            for file in self._files:
+                if self._is_zero(file, key):
+                    continue
+                run += self._read(file, key, start + first, here, origin)
+            if not run.sum().isfinite():
+                self._blame(key)
+        return total
+
+    def identities(self) -> list[bytes]:
+        """Tell the task vectors apart by what is in them, whatever their order and files' names.
+
+        Hashed are the first values of every parameter: fine-tuning changes all of them.
+        """
+        hashes = [hashlib.sha256() for _ in self._files]
+        for key, shape in self.shapes.items():
+            few = self.stack(key, 0, min(_SAMPLE, math.prod(shape)))
+            for hashed, values in zip(hashes, few, strict=True):
+                hashed.update(key.encode())
+                hashed.update(values.numpy().tobytes())
+        return [hashed.digest() for hashed in hashes]
+
+    def idle(self) -> list[Path]:
+        """Return the files of task vectors that are zero everywhere."""
+
+        def zero(task: int) -> bool:
+            # The first values of each parameter decide for all but such files.
+            some = all(
+                not self.stack(key, 0, min(_SAMPLE, math.prod(shape)))[task].any()
+                for key, shape in self.shapes.items()
+            )
+            return some and not any(self.one(key, task).any() for key in self.shapes)
+
+        return [path for task, path in enumerate(self.paths) if zero(task)]
+
+    def _count(self, key: str, start: int, stop: int | None) -> int:
+        return (math.prod(self.shapes[key]) if stop is None else stop) - start
+
+    def _origin(self, key: str, start: int, stop: int | None) -> Tensor | None:
+        raise NotImplementedError
+
+    def _is_zero(self, file: TensorFile, key: str) -> bool:
+        raise NotImplementedError
+
+    def _read(
+        self, file: TensorFile, key: str, start: int, out: Tensor, origin: Tensor | None
+    ) -> Tensor:
+        raise NotImplementedError
+
+    def _blame(self, key: str) -> None:
+        for file in self._files:
+            check_finite(file.read(key).to(torch.float32), file.path, key)
+
+
+class TaskVectorFiles(_Files):
+    """Task vectors read from files that hold nothing else."""
+
+    def _origin(self, key: str, start: int, stop: int | None) -> None:
+        return None
+
+    def _is_zero(self, file: TensorFile, key: str) -> bool:
+        return file.is_zero(key)
+
+    def _read(
+        self, file: TensorFile, key: str, start: int, out: Tensor, origin: Tensor | None
+    ) -> Tensor:
+        return file.read_run(key, start, out)
 
 
 class Differences(_Files):
@@ -133,7 +248,7 @@ class Differences(_Files):
     base : the file of θ_0.
     checkpoints : T files of θ_t. They need what of the base is trained; frozen parameters may be
         in them or not, and are not looked at.
-    family : name of the model family, which says what is trained.
+    naming : says what is trained.
 
     Raises
     ------
@@ -142,31 +257,26 @@ class Differences(_Files):
         five).
     """
 
-    def __init__(self, base: TensorFile, checkpoints: Sequence[PathLike], family: str) -> None:
-        kind = get_family(family).kind
+    def __init__(self, base: TensorFile, checkpoints: Sequence[PathLike], naming: Naming) -> None:
+        layout = trainable_layout(base, naming)
         super().__init__(
             checkpoints,
-            trainable_layout(base, family),
-            ignored=lambda key, shape: kind(key, shape) == "frozen",
+            base,
+            layout,
+            ignored=lambda key, shape: key in base or naming.kind(key, shape) == "frozen",
         )
-        self._base = base
 
-    def stack(self, key: str) -> Tensor:
-        """Return the task vectors [T, *shape] of a parameter, float32, on the CPU.
+    def _origin(self, key: str, start: int, stop: int | None) -> Tensor:
+        return self.base(key, start, stop)
 
-        Raises
-        ------
-        MergeloomError
-            If a value of the base or of a checkpoint is NaN or infinite (names file and parameter).
-        """
-        start = self._base.read(key).to(torch.float32)
-        check_finite(start, self._base.path, key)
-        deltas = self._empty(key)
-        for file, delta in zip(self._files, deltas, strict=True):
-            file.read(key, out=delta)
-            check_finite(delta, file.path, key)
-            delta -= start
-        return deltas
+    def _is_zero(self, file: TensorFile, key: str) -> bool:
+        return False
+
+    def _read(
+        self, file: TensorFile, key: str, start: int, out: Tensor, origin: Tensor | None
+    ) -> Tensor:
+        assert origin is not None
+        return file.read_run(key, start, out).sub_(origin)
 
 
 def layout_of(file: TensorFile) -> Layout:
@@ -174,19 +284,22 @@ def layout_of(file: TensorFile) -> Layout:
     return Layout(file.path, {key: file.shape(key) for key in file})
 
 
-def trainable_layout(base: TensorFile, family: str) -> Layout:
-    """Return the layout of what a family trains of a base model: all but its frozen parameters.
+def trainable_layout(base: TensorFile, naming: Naming) -> Layout:
+    """Return the layout of what is trained of a base model: floating-point, and not frozen.
 
     Raises
     ------
     MergeloomError
         If that is nothing.
     """
-    kind = get_family(family).kind
-    shapes = {key: base.shape(key) for key in base if kind(key, base.shape(key)) != "frozen"}
+    shapes = {
+        key: base.shape(key)
+        for key in base
+        if base.dtype(key).is_floating_point and naming.kind(key, base.shape(key)) != "frozen"
+    }
     if not shapes:
         raise MergeloomError(
-            f"{base.path}: has no parameter that the family {family} trains. Its first ones are "
+            f"{base.path}: has no parameter that this family trains. Its first ones are "
             f"{', '.join(base.keys()[:5])}. Check that it is a model of this family."
         )
     return Layout(base.path, shapes)

@@ -10,19 +10,21 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mergeloom.errors import MergeloomError
-from mergeloom.models.family import Kind, family
+from mergeloom.models.family import family
+from mergeloom.models.naming import Block, Kind, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TOWER = "visual."
+ORDER = ("conv1", "positional_embedding", "in_proj_weight", "out_proj", "c_fc", "c_proj", "proj")
 
 
 @family("clip")
 class Clip:
     """CLIP (arXiv 2103.00020) as open_clip builds it."""
 
-    def kind(self, key: str, shape: tuple[int, ...]) -> Kind:
+    def kind(self, key: str, shape: Shape) -> Kind:
         """Two-dimensional tensors of the image tower are matrices; the patch convolution is not
         one.
 
@@ -31,6 +33,23 @@ class Clip:
         if not key.startswith(TOWER):
             return "frozen"
         return "matrix" if len(shape) == 2 else "vector"
+
+    def block(self, key: str) -> tuple[Block, str] | None:
+        """A residual attention block."""
+        name, found, rest = key.partition(".resblocks.")
+        if not found:
+            return None
+        number, _, rest = rest.partition(".")
+        return (int(number),), f"{name}.resblocks.{{}}.{rest}"
+
+    def is_input(self, key: str) -> bool:
+        """Patch convolution, class and positional embedding, and the norm before the blocks."""
+        return not key.startswith(("visual.ln_post", "visual.proj"))
+
+    def order(self, key: str) -> tuple[int | str, ...]:
+        """By use: patches, positions; attention's projections, the perceptron's; the projection."""
+        name = key.removesuffix(".weight")
+        return next((i for i, end in enumerate(ORDER) if name.endswith(end)), len(ORDER)), key
 
     def build(self, architecture: Mapping[str, Any]) -> "nn.Module":
         """Both towers, initialised at random from torch's global generator."""

@@ -7,19 +7,17 @@ CLIP. A family is a class registered by name in a module of this package.
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mergeloom.errors import MergeloomError
+from mergeloom.models.naming import Naming
 
-Kind = Literal["matrix", "vector", "frozen"]
 
+class Family(Naming, Protocol):
+    """What a family provides beside the naming of its parameters.
 
-class Family(Protocol):
-    """What a family provides. Tensors are torch tensors; `architecture` is the preset's entry."""
-
-    def kind(self, key: str, shape: tuple[int, ...]) -> Kind:
-        """Matrix (for spectral methods), vector (averaged by them), or frozen (never tuned)."""
-        ...
+    Tensors are torch tensors; `architecture` is the preset's entry.
+    """
 
     def build(self, architecture: Mapping[str, Any]) -> Any:
         """The whole model, initialised at random from torch's global generator."""
@@ -67,11 +65,20 @@ def family(name: str) -> Callable[[_Class], _Class]:
     return register
 
 
-def get_family(name: str) -> Family:
-    """The family called `name`, or a MergeloomError that lists those that exist."""
+def families() -> dict[str, Family]:
+    """All families by name."""
     package = importlib.import_module("mergeloom.models")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    if name not in _FAMILIES:
-        raise MergeloomError(f"unknown family {name!r}; there is: {', '.join(sorted(_FAMILIES))}")
-    return _FAMILIES[name]
+    return _FAMILIES
+
+
+def get_family(name: str) -> Family:
+    """The family called `name`, or a MergeloomError that lists those that exist."""
+    known = families()
+    if name not in known:
+        raise MergeloomError(
+            f"unknown family {name!r}; those that can be built and evaluated are: "
+            f"{', '.join(sorted(known))}"
+        )
+    return known[name]

@@ -10,9 +10,11 @@ from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile, check_finite
 from mergeloom.models.family import Family
 
+PER_TASK = "per_task"  # field of a merged task vector's header: tensors are [T, *shape], T models
+
 
 def merged_weights(
-    base: TensorFile, delta: TensorFile, alpha: float
+    base: TensorFile, delta: TensorFile, alpha: float, task: int | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """Give the weights θ_0 + alpha · Δ of the parameters that Δ has, one by one.
 
@@ -20,6 +22,7 @@ def merged_weights(
     ----------
     base : θ_0.
     delta : Δ, a merged task vector, float32.
+    task : which of the T models, where Δ holds one per task.
 
     Yields
     ------
@@ -29,7 +32,12 @@ def merged_weights(
         weights = base.read(key)
         if not delta.is_zero(key):
             dtype = weights.dtype
-            weights = weights.to(torch.float32).add_(delta.read(key), alpha=alpha).to(dtype)
+            if task is None:
+                step = delta.read(key)
+            else:
+                size = weights.numel()
+                step = delta.read_run(key, task * size, torch.empty(size)).view(weights.shape)
+            weights = weights.to(torch.float32).add_(step, alpha=alpha).to(dtype)
         yield key, weights
 
 

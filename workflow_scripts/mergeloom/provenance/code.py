@@ -21,6 +21,7 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 # The decorator that registers a thing by name, and the package whose modules hold such things.
 REGISTRIES = {
     "merger": "mergeloom/merging/methods",
+    "modifier": "mergeloom/merging/methods",
     "family": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
 }
@@ -54,10 +55,14 @@ class Registered:
 
     @property
     def options(self) -> dict[str, object]:
-        """Keyword arguments of the decorator, as literals."""
+        """Keyword arguments of the decorator that are literals; a survey is a function and none."""
         decorator = _registration(self.node)
         assert decorator is not None
-        return {k.arg: ast.literal_eval(k.value) for k in decorator.keywords if k.arg}
+        return {
+            k.arg: ast.literal_eval(k.value)
+            for k in decorator.keywords
+            if k.arg and not isinstance(k.value, ast.Name)
+        }
 
 
 @cache
@@ -168,13 +173,14 @@ def _parts(entry: Registered) -> list[ast.stmt]:
 
 
 @cache
-def digest(script: str, /, scripts: Path = SCRIPTS, **names: str) -> str:
+def digest(script: str, /, scripts: Path = SCRIPTS, **names: str | tuple[str, ...]) -> str:
     """Digest of all first-party code that `script` can run.
 
     Parameters
     ----------
     script : str – a file in `workflow_scripts/`, for instance `merge_models.py`.
-    **names : str – what the script looks up in a registry, for instance `merger="tsv"`.
+    **names : str or tuple of them – what the script looks up in a registry, for instance
+        `merger="tsv"`.
 
     Returns
     -------
@@ -186,7 +192,8 @@ def digest(script: str, /, scripts: Path = SCRIPTS, **names: str) -> str:
     """
     trees: dict[str, str] = {}
     paths = _closure(iter([scripts / script]), scripts)
-    for registry, name in sorted(names.items()):
+    wanted = ((r, n) for r, some in names.items() for n in ((some,) if type(some) is str else some))
+    for registry, name in sorted(wanted):
         entry = lookup(registry, name, scripts)
         parts = _parts(entry)
         label = f"{entry.path.relative_to(scripts)}:{entry.node.name}"

@@ -93,4 +93,5 @@ def _line(axes: Axes, value: float, name: str, look: dict[str, Any]) -> None:
 
 def _name(merger: pd.Series) -> str:
     alpha = "" if pd.isna(merger["alpha"]) else f"  (α = {merger['alpha']:g})"
-    return style.label(merger["merger"]) + alpha
+    told = ", told the task" if merger["per_task"] else ""
+    return style.label(merger["merger"]) + told + alpha

@@ -9,7 +9,7 @@ import pandas as pd
 from mergeloom.io.atomic import atomic_path
 from mergeloom.report.results import Result, in_order
 
-FIXED_COLUMNS = ("merger", "alpha", "alpha_how", "accuracy", "normalized_accuracy")
+FIXED_COLUMNS = ("merger", "per_task", "alpha", "alpha_how", "accuracy", "normalized_accuracy")
 
 
 def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd
     Returns
     -------
     DataFrame with the rows zeroshot, the mergers in the order given, finetuned, and the columns
-    merger, alpha (NaN for finetuned), alpha_how (search, table, fixed or empty), accuracy and
+    merger, per_task (one model per task, told which it is), alpha (NaN for finetuned), alpha_how (search, table, fixed or empty), accuracy and
     normalized_accuracy (averages over tasks), then `<task>` and `<task>_normalized` per task.
     Accuracies are fractions: 1 is all right; normalized, 1 is as good as the fine-tuned model.
 
@@ -36,10 +36,11 @@ def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd
     return pd.DataFrame([_row(result, tasks or list(ordered[0]["tasks"])) for result in ordered])
 
 
-def _row(result: Result, tasks: Sequence[str]) -> dict[str, str | float]:
+def _row(result: Result, tasks: Sequence[str]) -> dict[str, str | float | bool]:
     alpha = result["alpha"] or {"value": None, "how": ""}
-    row: dict[str, str | float] = {
+    row: dict[str, str | float | bool] = {
         "merger": result["merger"]["name"],
+        "per_task": result["merger"]["per_task"],
         "alpha": np.nan if alpha["value"] is None else float(alpha["value"]),
         "alpha_how": alpha["how"],
         "accuracy": result["average"]["accuracy"],
@@ -81,21 +82,31 @@ def read_csv(path: str | Path) -> pd.DataFrame:
 def markdown(frame: pd.DataFrame) -> str:
     """Write a summary as a Markdown table in percent, "absolute (normalized)", with one decimal.
 
-    The best merger of a column is bold; zero-shot and fine-tuned do not compete.
+    The best merged model of a column is bold; zero-shot, fine-tuned and mergers that give one model
+    per task do not compete. The latter are marked.
     """
     columns = {"average": "accuracy"} | {task: task for task in tasks_of(frame)}
-    best = mergers_of(frame)[list(columns.values())].round(3).max()
+    competing = mergers_of(frame).query("not per_task")
+    best = competing[list(columns.values())].round(3).max()
     lines = [
         f"| merger | α | {' | '.join(columns)} |",
         f"|---|---:|{'---:|' * len(columns)}",
     ]
     for _, row in frame.iterrows():
-        competes = row["merger"] not in ("zeroshot", "finetuned")
-        cells = [str(row["merger"]), "" if pd.isna(row["alpha"]) else f"{row['alpha']:g}"]
+        competes = row["merger"] in set(competing["merger"])
+        cells = [marked(row), "" if pd.isna(row["alpha"]) else f"{row['alpha']:g}"]
         for column in columns.values():
             relative = "normalized_accuracy" if column == "accuracy" else f"{column}_normalized"
             cell = f"{100 * row[column]:.1f} ({100 * row[relative]:.1f})"
             wins = competes and round(row[column], 3) == best[column]
             cells.append(f"**{cell}**" if wins else cell)
         lines.append(f"| {' | '.join(cells)} |")
+    if mergers_of(frame)["per_task"].any():
+        lines += ["", "\\* one model per task, which is told its task"]
     return "\n".join(lines) + "\n"
+
+
+def marked(row: pd.Series) -> str:
+    """Name of a row's merger, with a star if it gives one model per task."""
+    starred = row["per_task"] and row["merger"] != "finetuned"
+    return f"{row['merger']} \\*" if starred else str(row["merger"])

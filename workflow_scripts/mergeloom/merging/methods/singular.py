@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mergeloom.errors import MergeloomError
 from mergeloom.linalg.spectral import polar
+from mergeloom.merging.group import Summed
 from mergeloom.merging.method import Factors, merger
 
 
@@ -48,23 +49,22 @@ def tsv(svd: Factors) -> Tensor:
 
 
 @merger("isotropic", arxiv="2502.04959", alpha=1.0, on="matrices")
-def isotropic(deltas: Tensor) -> Tensor:
+def isotropic(summed: Summed) -> Tensor:
     """Iso-C: give the summed task vector a flat spectrum.
 
-    With M = Σ_t Δ_t = U Σ Vᵀ, returns mean(Σ) · U Vᵀ. Only the polar factor U Vᵀ is computed:
-    the mean singular value is ⟨U Vᵀ, M⟩ / min(m, n).
+    With M = Σ_t Δ_t = U Σ Vᵀ, returns mean(Σ) · U Vᵀ. Only the polar factor U Vᵀ is computed and
+    with it the nuclear norm ΣΣ = ⟨U Vᵀ, M⟩; the mean is over min(m, n) values.
 
     Deviation: where M lacks full rank, only its own directions are made equal. The paper's code
     also raises those that M does not have, in a basis that rounding picks.
 
     Parameters
     ----------
-    deltas : Tensor [T, m, n], float32 – task vectors of one matrix.
+    summed : Summed – sum M of the task vectors of one matrix [m, n].
 
     Returns
     -------
     Tensor [m, n], float32.
     """
-    total = deltas.sum(dim=0)
-    factor = polar(total)
-    return (factor * total).sum() / min(total.shape) * factor
+    factor, nuclear_norm = summed.polar()
+    return nuclear_norm / min(factor.shape) * factor

@@ -1,0 +1,208 @@
+"""What the names of parameters say: which are matrices, which block of the model they belong to.
+
+This is all that merging needs to know of a kind of model. A family that the workflow can also
+build and evaluate (`models/family.py`) is a naming, too; the ones here serve checkpoints at hand.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mergeloom.errors import MergeloomError
+
+Kind = Literal["matrix", "vector", "frozen"]
+Shape = tuple[int, ...]
+Block = tuple[int | str, ...]
+
+
+class Naming(Protocol):
+    """What a family of models says about the names of its parameters."""
+
+    def kind(self, key: str, shape: Shape) -> Kind:
+        """Matrix (for spectral methods), vector (averaged by them), or frozen (never tuned)."""
+        ...
+
+    def block(self, key: str) -> tuple[Block, str] | None:
+        """The block that a parameter belongs to, and its name within any block; None outside.
+
+        Blocks sort in the order in which the input passes through them.
+        """
+        ...
+
+    def is_input(self, key: str) -> bool:
+        """Whether a parameter outside the blocks comes before them (embeddings) or after."""
+        ...
+
+    def order(self, key: str) -> tuple[int | str, ...]:
+        """Sorts parameters of one block, or of those before or after all blocks, by use."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the model a parameter is.
+
+    kind : "matrix" or "vector".
+    depth : 0 before the first block, 1 behind the last one, ℓ / (L - 1) in block ℓ = 0 … L - 1.
+    stack : name that the parameter shares with those of the other blocks, None outside blocks.
+    atoms : the model's linear maps in the order in which the input passes through them: matrices,
+        and convolutions of four dimensions.
+    embeddings : those of `atoms` that are matrices before the first block, as positions are.
+    """
+
+    key: str
+    shape: Shape
+    kind: Kind
+    depth: float
+    stack: str | None
+    atoms: tuple[str, ...]
+    embeddings: tuple[str, ...]
+
+
+def places(naming: Naming, shapes: Mapping[str, Shape]) -> dict[str, Place]:
+    """Return the place of every trained parameter, by name."""
+    kinds = {key: naming.kind(key, shape) for key, shape in shapes.items()}
+    trained = [key for key in shapes if kinds[key] != "frozen"]
+    found = {key: naming.block(key) for key in trained}
+    blocks = sorted({entry[0] for entry in found.values() if entry})
+    position = {block: index for index, block in enumerate(blocks)}
+
+    def where(key: str) -> int:
+        entry = found[key]
+        if entry:
+            return position[entry[0]]
+        return -1 if naming.is_input(key) else len(blocks)
+
+    def depth(key: str) -> float:
+        return min(max(where(key) / max(len(blocks) - 1, 1), 0.0), 1.0)
+
+    ordered = sorted(trained, key=lambda key: (where(key), naming.order(key)))
+    atoms = tuple(k for k in ordered if kinds[k] == "matrix" or len(shapes[k]) == 4)
+    embeddings = tuple(k for k in atoms if where(k) < 0 and kinds[k] == "matrix")
+    return {
+        key: Place(
+            key=key,
+            shape=tuple(shapes[key]),
+            kind=kinds[key],
+            depth=depth(key),
+            stack=entry[1] if (entry := found[key]) else None,
+            atoms=atoms,
+            embeddings=embeddings,
+        )
+        for key in trained
+    }
+
+
+def natural(key: str) -> tuple[int | str, ...]:
+    """Sort key that orders numbers within names by value: block 2 before block 10."""
+    # Text and numbers alternate, text first, so entries at one position are of one type.
+    return tuple(int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", key)))
+
+
+class Generic:
+    """Any state dict: two-dimensional tensors are matrices, the first number names the block."""
+
+    inputs = re.compile(r"embed|stem|patch|wte|wpe|shared|(^|\.)conv1\.|(^|\.)bn1\.|ln_pre")
+    number = re.compile(r"(^|\.)(\d+)\.")
+
+    def kind(self, key: str, shape: Shape) -> Kind:
+        """Two-dimensional tensors are matrices, all others vectors; nothing is frozen."""
+        return "matrix" if len(shape) == 2 else "vector"
+
+    def block(self, key: str) -> tuple[Block, str] | None:
+        """The text before the first number and the number."""
+        found = self.number.search(key)
+        if not found:
+            return None
+        start, end = found.span(2)
+        return (key[:start], int(found[2])), key[:start] + "{}" + key[end:]
+
+    def is_input(self, key: str) -> bool:
+        """Embeddings, stems and first convolutions, as they are usually called."""
+        return bool(self.inputs.search(key))
+
+    def order(self, key: str) -> tuple[int | str, ...]:
+        """By name, numbers by value."""
+        return natural(key)
+
+
+class Cnn(Generic):
+    """Convolutional networks of torchvision's layout: `features.{i}` or `layer{stage}.{i}`.
+
+    Convolutions are no matrices; running statistics of batch norm are averaged with the weights,
+    and its counters of batches are left alone.
+    """
+
+    stage = re.compile(r"^layer(\d+)\.(\d+)\.")
+
+    def kind(self, key: str, shape: Shape) -> Kind:
+        """Linear layers are matrices."""
+        if key.endswith("num_batches_tracked"):
+            return "frozen"
+        return super().kind(key, shape)
+
+    def block(self, key: str) -> tuple[Block, str] | None:
+        """A residual block, or a convolution with its norm; the classifier comes after all."""
+        found = self.stage.search(key)
+        if found:
+            return (int(found[1]), int(found[2])), "layer{}.{}." + key[found.end() :]
+        if key.startswith("features."):
+            number, _, rest = key.removeprefix("features.").partition(".")
+            return (int(number),), f"features.{{}}.{rest}"
+        return None
+
+
+class T5(Generic):
+    """T5 (arXiv 1910.10683) as transformers names it: encoder blocks, then decoder blocks.
+
+    Embeddings of tokens and of relative positions are tables and not linear maps: vectors.
+    """
+
+    stage = re.compile(r"^(encoder|decoder)\.block\.(\d+)\.")
+
+    def kind(self, key: str, shape: Shape) -> Kind:
+        """Two-dimensional tensors are matrices, but not tables; a table's copies are frozen."""
+        if key.endswith("embed_tokens.weight"):
+            return "frozen"
+        if key == "shared.weight" or "relative_attention_bias" in key:
+            return "vector"
+        return super().kind(key, shape)
+
+    def block(self, key: str) -> tuple[Block, str] | None:
+        """A block of the encoder or, after all of those, of the decoder."""
+        found = self.stage.search(key)
+        if not found:
+            return None
+        which = ("encoder", "decoder").index(found[1])
+        return (which, int(found[2])), f"{found[1]}.block.{{}}." + key[found.end() :]
+
+
+def naming(name: str) -> Naming:
+    """The naming `generic`, `cnn`, `t5`, or that of a family of `models/family.py`.
+
+    Raises
+    ------
+    MergeloomError
+        If there is none of this name; the message lists those that exist.
+    """
+    from mergeloom.models.family import families
+
+    known: dict[str, Naming] = {"generic": Generic(), "cnn": Cnn(), "t5": T5(), **families()}
+    if name not in known:
+        raise MergeloomError(f"unknown family {name!r}; there is: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def recognise(keys: Iterable[str]) -> str:
+    """Name the naming that a file's keys look like: `clip`, `t5`, `cnn`, else `generic`."""
+    keys = list(keys)
+    signs = {
+        "clip": r"^visual\.",
+        "t5": r"^(encoder|decoder)\.block\.\d+\.layer\.\d+\.",
+        "cnn": r"^(features\.\d+|layer\d+\.\d+\.conv\d+)\.",
+    }
+    for name, sign in signs.items():
+        if any(re.search(sign, key) for key in keys):
+            return name
+    return "generic"
