@@ -128,6 +128,11 @@ def memory(wildcards, input, attempt):
     return int((1500 + 3 * input.size_mb) * 1.5 ** (attempt - 1))
 
 
+def memory_of_merge(wildcards, input, attempt):
+    """Megabytes for a job that streams its inputs: torch, a model, and a parameter of all tasks."""
+    return int((2000 + 0.15 * input.size_mb) * 1.5 ** (attempt - 1))
+
+
 RENDERED = [t for t, p in PRESETS["tasks"].items() if isinstance(p["source"], dict)]
 PRETRAINED = [e for e, p in PRESETS["encoders"].items() if "pretrain" in p["weights"]]
 TRAINED = [e for e, p in PRESETS["experts"].items() if "source" not in p]

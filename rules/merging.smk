@@ -20,7 +20,7 @@ rule merge_models:
     threads: config["threads"]["merge"]
     resources:
         gpu=1,
-        mem_mb=memory,
+        mem_mb=memory_of_merge,
     params:
         family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
         method=lambda wildcards: preset("mergers", wildcards.merger)["method"],

@@ -14,7 +14,7 @@ rule extract_task_vector:
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=memory,
+        mem_mb=memory_of_merge,
     params:
         family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
         code=code("extract_task_vector.py", family="{encoder}"),
@@ -39,7 +39,7 @@ rule decompose_task_vector:
     threads: config["threads"]["merge"]
     resources:
         gpu=1,
-        mem_mb=memory,
+        mem_mb=memory_of_merge,
     params:
         family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
         fraction=config["svd"]["fraction"],

@@ -3,21 +3,27 @@
 Both read the same random task vectors (visual towers with decaying spectra) and write one file.
 The reference loads all of them with safetensors and takes float32 SVDs with torch.linalg.svd.
 Every run is a process of its own, whose peak resident memory is reported; the time is that of the
-merge alone, without imports, with the files in the page cache. The runs of all cases are
-interleaved, and the table shows medians. On a busy machine threads wait for one another: give
---threads 1 there.
+merge alone, without imports, with the files in the page cache as far as it holds them. The runs of
+all cases are interleaved, and the table shows medians.
 
-    python tests/benchmarks/bench_merge.py --experts 8 --encoder ViT-B-32 --layers 12
+    python tests/benchmarks/bench_merge.py                                         8 x ViT-B-32
+    python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2
+    python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --alone
+
+The last one needs 30 GiB of disk, and says nothing of the reference, which would need 50 GiB of
+memory. With --device cuda both compute on the GPU.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,10 +41,15 @@ ENCODERS = {
 CASES = {
     "read the files": ("read", None),
     "average": ("weight_average", "average"),
+    "TIES": ("ties", "ties"),
     "TSV-M, cold": ("tsv", "tsv"),
     "TSV-M, from cache": ("tsv-cached", "tsv"),
     "Iso-C": ("isotropic", "isotropic"),
+    "dual": ("dual", "dual"),
+    "tensor decomp.": ("tensor_decomp", "tensor_decomp"),
 }
+# Where the default keeps all ranks, and would measure an average.
+PARAMETERS = {"tensor_decomp": {"rank_strategy": "energy", "fallback": "mean"}}
 
 
 def shapes_of(encoder: str, layers: int) -> dict[str, tuple[int, ...]]:
@@ -87,35 +98,40 @@ def prepare(folder: Path, encoder: str, layers: int, experts: int) -> None:
     shapes = shapes_of(encoder, layers)
     write_tensors(folder / "base.safetensors", {k: tensor(s) for k, s in shapes.items()}, {})
     for task in range(experts):
-        path = folder / f"{task}.task_vector.safetensors"
+        path = folder / f"{task:02}.task_vector.safetensors"
         write_tensors(path, {key: tensor(shape) for key, shape in shapes.items()}, {})
-        write_svd_cache(path, folder / f"{task}.svd.safetensors", "clip", 1 / experts, "cpu")
+        write_svd_cache([path], folder / f"{task:02}.svd.safetensors", "clip", 1 / experts, "cpu")
 
 
-def ours(folder: Path, method: str) -> Callable[[Path], None]:
+def ours(folder: Path, method: str, device: str) -> Callable[[Path], None]:
     """The merge by mergeloom."""
-    from mergeloom.merging.engine import merge_files
-    from mergeloom.merging.method import get_method
+    from mergeloom.merging.caches import sha256
+    from mergeloom.merging.engine import merge_files, plan_merge
 
     name, _, cached = method.partition("-")
-    get_method(name)  # imports are not timed
+    plan = plan_merge(name, PARAMETERS.get(name))  # imports are not timed
     svd = sorted(folder.glob("*.svd.safetensors")) if cached else None
+    experts = task_vectors(folder)
+    if svd:
+        # A job of the workflow knows them from its record of provenance, as does the command line.
+        for path in experts:
+            sha256(path)
 
     def run(out: Path) -> None:
-        merge_files(
-            folder / "base.safetensors", task_vectors(folder), name, {}, out, "clip", "cpu", svd
-        )
+        merge_files(folder / "base.safetensors", experts, plan, out, "clip", device, svd=svd)
 
     return run
 
 
-def reference(folder: Path, method: str) -> Callable[[Path], None]:
+def reference(folder: Path, method: str, device: str) -> Callable[[Path], None]:
     """The merge as one writes it down: all models in memory, float32 SVDs."""
     import torch
     from safetensors.torch import load_file, save_file
 
+    Model = dict[str, torch.Tensor]
+
     def svd(matrix: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        left, values, right = torch.linalg.svd(matrix.to(device), full_matrices=False)
         return left, values, right
 
     def polar(matrix: "Tensor") -> "Tensor":
@@ -137,16 +153,66 @@ def reference(folder: Path, method: str) -> Callable[[Path], None]:
     def average(deltas: "Tensor") -> "Tensor":
         return deltas.mean(0)
 
-    function = {"tsv": tsv, "isotropic": isotropic, "average": average}[method]
+    def by_parameter(function: "Callable[[Tensor], Tensor]", stacks: Model) -> Model:
+        return {k: (function if d.ndim == 3 else average)(d).cpu() for k, d in stacks.items()}
+
+    def ties(stacks: Model) -> Model:
+        flat = torch.cat([deltas.flatten(1) for deltas in stacks.values()], dim=1)
+        dropped = flat.shape[1] - int(0.2 * flat.shape[1])
+        least = torch.stack([row.abs().kthvalue(dropped + 1).values for row in flat])
+        flat = torch.where(flat.abs() >= least[:, None], flat, 0.0)
+        sign = flat.sum(0).sign()
+        sign[sign == 0] = sign.sum().sign()
+        agree = flat.sign() == sign
+        merged = (flat * agree).sum(0) / agree.sum(0).clamp_min(1)
+        sizes = [deltas[0].numel() for deltas in stacks.values()]
+        parts = zip(stacks.items(), merged.split(sizes), strict=True)
+        return {key: part.view(deltas.shape[1:]).cpu() for (key, deltas), part in parts}
+
+    def dual(stacks: Model) -> Model:
+        atoms = [key for key, deltas in stacks.items() if deltas.ndim in (3, 5)]
+        merged = {}
+        for key, deltas in stacks.items():
+            mean = deltas.mean(0)
+            if key in atoms:
+                area = mean[0, 0].numel() if mean.ndim == 4 else 1
+                factor = polar(mean.permute(2, 3, 0, 1) if mean.ndim == 4 else mean)
+                factor = factor.permute(2, 3, 0, 1) if mean.ndim == 4 else factor
+                mean = (mean.shape[0] / mean.shape[1]) ** 0.5 / (area * len(atoms)) * factor
+            merged[key] = mean.cpu()
+        return merged
+
+    def tensor_decomp(stacks: Model) -> Model:
+        merged = {key: average(deltas) for key, deltas in stacks.items()}
+        names = {key.split(".", 4)[-1] for key in stacks if "resblocks" in key}
+        for name in names:
+            keys = [key for key in stacks if key.endswith(f".{name}") and "resblocks" in key]
+            if stacks[keys[0]].ndim == 3:
+                tensor = torch.stack([stacks[key] for key in keys], dim=1).to(device)
+                result = tensor
+                for mode in (0, 1):
+                    left, values, _ = svd(tensor.movedim(mode, 0).flatten(1))
+                    share = values.square().cumsum(0) / values.square().sum()
+                    left = left[:, : int((share >= 0.95).int().argmax()) + 1]
+                    result = torch.tensordot(left @ left.T, result, ([1], [mode])).movedim(0, mode)
+                for key, matrix in zip(keys, result.mean(0), strict=True):
+                    merged[key] = matrix.cpu().contiguous()
+        return merged
+
+    function: Callable[[Model], Model] = {
+        "average": partial(by_parameter, average),
+        "ties": ties,
+        "tsv": partial(by_parameter, tsv),
+        "isotropic": partial(by_parameter, isotropic),
+        "dual": dual,
+        "tensor_decomp": tensor_decomp,
+    }[method]
 
     def run(out: Path) -> None:
-        models = [load_file(path) for path in task_vectors(folder)]
+        models = [load_file(path, device) for path in task_vectors(folder)]
         stacks = {key: torch.stack([model[key] for model in models]) for key in models[0]}
-        merged = {
-            key: (function if deltas.ndim == 3 else average)(deltas)
-            for key, deltas in stacks.items()
-        }
-        save_file(merged, out)
+        del models
+        save_file(function(stacks), out)
 
     return run
 
@@ -194,8 +260,8 @@ def work(arguments: argparse.Namespace) -> None:
         prepare(folder, arguments.encoder, arguments.layers, arguments.experts)
         return
     run = {
-        "ours": lambda: ours(folder, method),
-        "reference": lambda: reference(folder, method),
+        "ours": lambda: ours(folder, method, arguments.device),
+        "reference": lambda: reference(folder, method, arguments.device),
     }.get(who, lambda: read(folder))()
     start = time.perf_counter()
     run(folder / f"{who}-{method}.safetensors")
@@ -210,6 +276,8 @@ def compare(folder: Path) -> None:
     apart = {}
     for case, (method, other) in CASES.items():
         if other:
+            if not (folder / f"reference-{other}.safetensors").exists():
+                continue
             one = TensorFile(folder / f"ours-{method}.safetensors")
             two = TensorFile(folder / f"reference-{other}.safetensors")
             apart[case] = max(float((one[k] - two[k]).norm() / two[k].norm()) for k in two)
@@ -221,7 +289,7 @@ def compare(folder: Path) -> None:
 
 def table(arguments: argparse.Namespace) -> None:
     """Run all cases, interleaved, and print their medians."""
-    with tempfile.TemporaryDirectory(prefix="bench_merge") as name:
+    with tempfile.TemporaryDirectory(prefix="bench_merge", dir=arguments.disk) as name:
         folder = Path(name)
 
         def process(worker: str) -> str:
@@ -230,13 +298,14 @@ def table(arguments: argparse.Namespace) -> None:
 
         forwarded = [
             f"--{key}={getattr(arguments, key)}"
-            for key in ("encoder", "layers", "experts", "threads")
+            for key in ("encoder", "layers", "experts", "threads", "device")
         ]
         process("--worker=prepare")
         workers = {f"ours:{method}" if other else method for method, other in CASES.values()}
-        workers |= {f"reference:{other}" for _, other in CASES.values() if other}
+        if not arguments.alone:
+            workers |= {f"reference:{other}" for _, other in CASES.values() if other}
         runs: dict[str, list[dict[str, float]]] = {worker: [] for worker in sorted(workers)}
-        for _ in range(ROUNDS):
+        for _ in range(arguments.rounds):
             for worker, measured in runs.items():
                 measured.append(json.loads(process(f"--worker={worker}")))
         median = {
@@ -247,7 +316,8 @@ def table(arguments: argparse.Namespace) -> None:
         size = sum(path.stat().st_size for path in task_vectors(folder)) / 2**20
         print(
             f"Merging {arguments.experts} {arguments.encoder} visual towers of {arguments.layers} "
-            f"layers, {size:.0f} MiB of task vectors; medians of {ROUNDS} interleaved runs.\n"
+            f"layers, {size:.0f} MiB of task vectors on {arguments.device}; medians of "
+            f"{arguments.rounds} interleaved runs.\n"
         )
         print(
             "| merge             | mergeloom | reference | faster | memory | ref. memory | apart |"
@@ -258,8 +328,7 @@ def table(arguments: argparse.Namespace) -> None:
         for case, (method, other) in CASES.items():
             mine = median[f"ours:{method}" if other else method]
             row = f"| {case:17} | {mine['seconds']:7.2f} s |"
-            if other:
-                theirs = median[f"reference:{other}"]
+            if theirs := median.get(f"reference:{other}"):
                 row += (
                     f" {theirs['seconds']:7.2f} s | {theirs['seconds'] / mine['seconds']:5.1f}× |"
                     f" {mine['memory']:6.0f} | {theirs['memory']:11.0f} | {apart[case]:5.0e} |"
@@ -276,15 +345,20 @@ def table(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--experts", type=int, default=4, help="number of task vectors")
+    parser.add_argument("--experts", type=int, default=8, help="number of task vectors")
     parser.add_argument("--encoder", choices=ENCODERS, default="ViT-B-32")
-    parser.add_argument(
-        "--layers", type=int, default=1, help="blocks of the tower (12 in ViT-B-32)"
-    )
+    parser.add_argument("--layers", type=int, default=0, help="blocks of the tower; 0 means all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each case")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--alone", action="store_true", help="leave out the reference")
+    parser.add_argument("--disk", help="folder for the files, if not the one for temporary files")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its default")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    # As the workflow does it: threads that wait for long, spinning, slow down those that work.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    arguments.layers = arguments.layers or ENCODERS[arguments.encoder][1]
     if arguments.worker:
         work(arguments)
     else:

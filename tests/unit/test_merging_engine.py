@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import VIT_SHAPES, VitFiles
 from safetensors.numpy import save_file
+from vit import VIT_SHAPES, VitFiles
 
 from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile, write_tensors

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT_SHAPES, VIT_SHAPES, VitFiles
 from safetensors.numpy import save_file
+from vit import TEXT_SHAPES, VIT_SHAPES, VitFiles
 
 from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256

@@ -16,6 +16,7 @@ def test_one_result_plans_only_what_it_needs(fresh):
         "build_head": 2,
         "finetune_task": 2,
         "extract_task_vector": 2,
+        "decompose_sum": 1,
         "merge_models": 1,
         "evaluate_finetuned": 1,
         "evaluate_merged": 1,

@@ -173,7 +173,7 @@ def merge_files(
             if alpha is None
             else MergedWeights(out, base_file, material, merge.method, alpha, metadata or {})
         )
-        threads = stack.enter_context(pool(workers or torch.get_num_threads()))
+        threads = stack.enter_context(pool(workers or torch.get_num_threads(), device))
         if merge.method.survey:
             material = replace(material, statistics=_survey(material, merge, threads))
         size, done = sum(math.prod(shape) for shape in source.shapes.values()), 0
@@ -205,11 +205,15 @@ def merged_parameters(
                 yield key, tensor.cpu()
         keys = [key for key in keys if not any(key in names for names in stacked.values())]
 
+    # What a method holds of an element; the sum is taken in runs of its own, and needs no cutting
+    # but for the other threads.
+    held = len(material.source) if "deltas" in merge.inputs else 1 / 4
+
     def groups() -> Iterator[Group]:
         for key in keys:
             size = math.prod(material.places[key].shape)
             if merge.elementwise:
-                for span in spans(size, len(material.source)):
+                for span in spans(size, held):
                     yield Group(material, key, *span)
             else:
                 yield Group(material, key)
@@ -218,11 +222,12 @@ def merged_parameters(
         return group.place.key, merge_group(group, merge).cpu()
 
     for key, parts in groupby(threads.map(work, groups()), key=lambda part: part[0]):
-        shape = material.places[key].shape
         tensors = [tensor for _, tensor in parts]
         if merge.elementwise:
-            lead = tensors[0].shape[:-1]  # [T] of a method that gives one model per task
-            tensors = [torch.cat(tensors, dim=-1).view(*lead, *shape)]
+            merged = tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=-1)
+            # [T, ...] of a method that gives one model per task.
+            tensors = [merged.view(*merged.shape[:-1], *material.places[key].shape)]
+            del merged
         yield key, tensors.pop()
 
 

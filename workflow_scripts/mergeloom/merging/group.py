@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mergeloom.io.tensors import TensorFile
-from mergeloom.linalg.spectral import polar, truncated_svd
+from mergeloom.linalg.spectral import polar_and_nuclear_norm, truncated_svd
 from mergeloom.merging.method import Factors, Method
 from mergeloom.merging.pool import Pool
 from mergeloom.merging.randomness import BLOCK, Random
@@ -44,8 +44,7 @@ class Summed:
     def polar(self) -> tuple[Tensor, Tensor]:
         """Return the polar factor U Vᵀ [m, n] of the matrix and the sum of its singular values."""
         if self._triples is None:
-            factor = polar(self.total)
-            return factor, (factor * self.total).sum()
+            return polar_and_nuclear_norm(self.total)
         factors = self._triples()
         return factors.U @ factors.Vt, factors.S.sum()
 
@@ -270,9 +269,9 @@ class Survey:
         return spans(math.prod(self.places[key].shape), self.tasks)
 
 
-def spans(size: int, tasks: int) -> Iterator[tuple[int, int]]:
-    """Cut `size` elements of T tasks into runs that a processor's cache holds."""
-    step = max(_ELEMENTS // tasks // BLOCK, 1) * BLOCK
+def spans(size: int, held: float) -> Iterator[tuple[int, int]]:
+    """Cut `size` elements into runs of which a processor's cache holds so many at a time."""
+    step = max(int(_ELEMENTS / held) // BLOCK, 1) * BLOCK
     for start in range(0, size, step):
         yield start, min(start + step, size)
 

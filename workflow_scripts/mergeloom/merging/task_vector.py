@@ -108,7 +108,7 @@ def write_svd_cache(
 
         header = {**(metadata or {}), SOURCE: source_of([*task_vectors, *([base] if base else [])])}
         writer = stack.enter_context(TensorWriter(out, layout, header, elide_zeros=True))
-        threads = stack.enter_context(pool(workers or torch.get_num_threads()))
+        threads = stack.enter_context(pool(workers or torch.get_num_threads(), device))
         # The three parts of a matrix follow one another in the file.
         for key, triple in zip(matrices, threads.map(decompose, matrices), strict=True):
             U, S, Vt = triple
