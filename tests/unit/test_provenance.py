@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from mergeloom.cli import app
+from mergeloom.cli.app import app
 from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256
 from mergeloom.io.jsonfile import write_json

@@ -226,7 +226,7 @@ def merged_parameters(
         if merge.elementwise:
             merged = tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=-1)
             # [T, ...] of a method that gives one model per task.
-            tensors = [merged.view(*merged.shape[:-1], *material.places[key].shape)]
+            tensors = [merged.view((*merged.shape[:-1], *material.places[key].shape))]
             del merged
         yield key, tensors.pop()
 

@@ -19,6 +19,7 @@ from mergeloom.merging.method import Method
 from mergeloom.models.weights import PER_TASK
 
 PathLike = str | os.PathLike[str]
+TASK = "task"  # field of a header: which of T merged models this is, counted from 0
 
 
 class Output(Protocol):
@@ -53,8 +54,12 @@ class _Writers:
         with ExitStack() as stack:
             for writer in self._writers:
                 stack.enter_context(writer)
+            self._begin()
             self._stack = stack.pop_all()
         return self
+
+    def _begin(self) -> None:
+        """Write what does not wait for the merge."""
 
     def __exit__(
         self,
@@ -120,28 +125,45 @@ class MergedWeights(_Writers):
             )
         layout = {key: (base.dtype(key), base.shape(key)) for key in base}
         super().__init__(
-            [TensorWriter(path, layout, metadata) for path in paths],
+            [
+                TensorWriter(
+                    path, layout, {**metadata, TASK: str(task)} if method.per_task else metadata
+                )
+                for task, path in enumerate(paths)
+            ],
             _bytes_of(layout) * len(paths),
             paths[0],
         )
         self._base, self._alpha, self._per_task = base, alpha, method.per_task
+        self._paths = paths
         self.keys = [key for key in self._writers[0].keys if key in material.source.shapes]
         self._other = [key for key in self._writers[0].keys if key not in material.source.shapes]
 
-    def __enter__(self) -> Self:
-        super().__enter__()
+    def _begin(self) -> None:
         for key in self._other:
+            tensor = self._base.read(key)
             for writer in self._writers:
-                writer.write(key, self._base.read(key))
-        return self
+                writer.write(key, tensor)
 
     def write(self, key: str, merged: Tensor) -> None:
         """Take the merged task vector of a parameter, float32 on the CPU."""
         start = self._base.read(key)
         deltas = merged if self._per_task else [merged]
-        for writer, delta in zip(self._writers, deltas, strict=True):
-            weights = torch.add(start.to(torch.float32), delta, alpha=self._alpha)
-            writer.write(key, weights.to(start.dtype))
+        wide = torch.float64 if start.dtype == torch.float64 else torch.float32
+        for writer, path, delta in zip(self._writers, self._paths, deltas, strict=True):
+            weights = torch.add(start.to(wide), delta, alpha=self._alpha).to(start.dtype)
+            _check_range(weights.to(wide), start.dtype, path, key)
+            writer.write(key, weights)
+
+
+def _check_range(weights: Tensor, dtype: torch.dtype, path: Path, key: str) -> None:
+    # Whatever is not finite makes the sum so; a sum may also overflow by itself.
+    if weights.sum().isfinite() or weights.isfinite().all():
+        return
+    raise MergeloomError(
+        f"{path}: the merged {key} exceeds what {str(dtype).removeprefix('torch.')}, its type in "
+        "the base, can hold. Lower alpha, or convert the base to a wider type."
+    )
 
 
 def _bytes_of(layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TOWER = "visual."
+BEHIND = ("ln_post", "attn_pool", "proj", "head")  # the blocks
 ORDER = ("conv1", "positional_embedding", "in_proj_weight", "out_proj", "c_fc", "c_proj", "proj")
 
 
@@ -44,7 +45,7 @@ class Clip:
 
     def is_input(self, key: str) -> bool:
         """Patch convolution, class and positional embedding, and the norm before the blocks."""
-        return not key.startswith(("visual.ln_post", "visual.proj"))
+        return not key.startswith(tuple(TOWER + name for name in BEHIND))
 
     def order(self, key: str) -> tuple[int | str, ...]:
         """By use: patches, positions; attention's projections, the perceptron's; the projection."""

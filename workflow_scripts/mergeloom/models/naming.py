@@ -75,7 +75,10 @@ def places(naming: Naming, shapes: Mapping[str, Shape]) -> dict[str, Place]:
         return -1 if naming.is_input(key) else len(blocks)
 
     def depth(key: str) -> float:
-        return min(max(where(key) / max(len(blocks) - 1, 1), 0.0), 1.0)
+        index = where(key)
+        if index == len(blocks):
+            return 1.0
+        return max(index, 0) / max(len(blocks) - 1, 1)
 
     ordered = sorted(trained, key=lambda key: (where(key), naming.order(key)))
     atoms = tuple(k for k in ordered if kinds[k] == "matrix" or len(shapes[k]) == 4)
@@ -101,10 +104,17 @@ def natural(key: str) -> tuple[int | str, ...]:
 
 
 class Generic:
-    """Any state dict: two-dimensional tensors are matrices, the first number names the block."""
+    """Any state dict: two-dimensional tensors are matrices, the first number names the block.
 
-    inputs = re.compile(r"embed|stem|patch|wte|wpe|shared|(^|\.)conv1\.|(^|\.)bn1\.|ln_pre")
-    number = re.compile(r"(^|\.)(\d+)\.")
+    That is a number of its own (`layers.3.`) or at the end of a name (`encoder_layer_3.`). Blocks
+    of an encoder come before those of a decoder, others in the order of their names.
+    """
+
+    inputs = re.compile(
+        r"(?<!un)embed(?!_out)|stem|patch|(class|cls|dist)_token|wte|wpe|shared|conv_proj"
+        r"|(^|\.)conv1\.|(^|\.)bn1\.|ln_pre|pre_layrnorm|pre_layernorm"
+    )
+    number = re.compile(r"(?:^|[._])(\d+)\.")
 
     def kind(self, key: str, shape: Shape) -> Kind:
         """Two-dimensional tensors are matrices, all others vectors; nothing is frozen."""
@@ -115,8 +125,9 @@ class Generic:
         found = self.number.search(key)
         if not found:
             return None
-        start, end = found.span(2)
-        return (key[:start], int(found[2])), key[:start] + "{}" + key[end:]
+        start, end = found.span(1)
+        which = int("decoder" in key[:start])
+        return (which, *natural(key[:end])), key[:start] + "{}" + key[end:]
 
     def is_input(self, key: str) -> bool:
         """Embeddings, stems and first convolutions, as they are usually called."""
@@ -130,11 +141,12 @@ class Generic:
 class Cnn(Generic):
     """Convolutional networks of torchvision's layout: `features.{i}` or `layer{stage}.{i}`.
 
-    Convolutions are no matrices; running statistics of batch norm are averaged with the weights,
-    and its counters of batches are left alone.
+    Convolutions are no matrices; running statistics of batch norm are merged as weights are, and
+    its counters of batches are left alone.
     """
 
     stage = re.compile(r"^layer(\d+)\.(\d+)\.")
+    feature = re.compile(r"^features\.(\d+)\.")
 
     def kind(self, key: str, shape: Shape) -> Kind:
         """Linear layers are matrices."""
@@ -143,31 +155,27 @@ class Cnn(Generic):
         return super().kind(key, shape)
 
     def block(self, key: str) -> tuple[Block, str] | None:
-        """A residual block, or a convolution with its norm; the classifier comes after all."""
-        found = self.stage.search(key)
-        if found:
+        """A residual block, or an entry of `features`; the classifier comes after all."""
+        if found := self.stage.search(key):
             return (int(found[1]), int(found[2])), "layer{}.{}." + key[found.end() :]
-        if key.startswith("features."):
-            number, _, rest = key.removeprefix("features.").partition(".")
-            return (int(number),), f"features.{{}}.{rest}"
+        if found := self.feature.search(key):
+            return (int(found[1]),), "features.{}." + key[found.end() :]
         return None
 
 
 class T5(Generic):
     """T5 (arXiv 1910.10683) as transformers names it: encoder blocks, then decoder blocks.
 
-    Embeddings of tokens and of relative positions are tables and not linear maps: vectors.
+    Tables are no linear maps, but vectors: those of relative positions and those with a row for
+    each token. Of the latter a file may hold copies, which are merged alike and so stay copies.
     """
 
     stage = re.compile(r"^(encoder|decoder)\.block\.(\d+)\.")
+    table = re.compile(r"^shared\.|embed_tokens\.|^lm_head\.|relative_attention_bias\.")
 
     def kind(self, key: str, shape: Shape) -> Kind:
-        """Two-dimensional tensors are matrices, but not tables; a table's copies are frozen."""
-        if key.endswith("embed_tokens.weight"):
-            return "frozen"
-        if key == "shared.weight" or "relative_attention_bias" in key:
-            return "vector"
-        return super().kind(key, shape)
+        """Two-dimensional tensors but tables are matrices."""
+        return "vector" if self.table.search(key) else super().kind(key, shape)
 
     def block(self, key: str) -> tuple[Block, str] | None:
         """A block of the encoder or, after all of those, of the decoder."""

@@ -25,6 +25,7 @@ REGISTRIES = {
     "family": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
 }
+FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them
 Definition = ast.FunctionDef | ast.ClassDef
 
@@ -129,6 +130,8 @@ def _modules(node: ast.AST, scripts: Path) -> Iterator[Path]:
             continue
         for name in names:
             parts = name.split(".")
+            if parts[0] not in FIRST_PARTY:
+                continue
             for depth in range(1, len(parts) + 1):
                 stem = scripts.joinpath(*parts[:depth])
                 yield from (

@@ -1,0 +1,223 @@
+"""The command `mergeloom`, for files at hand and for artifacts of the workflow."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from mergeloom import __version__
+from mergeloom.errors import MergeloomError
+
+if TYPE_CHECKING:
+    from mergeloom.cli.merge import Progress
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+class SeveralValues(TyperCommand):
+    """A command without arguments, whose repeatable options take several values at once.
+
+    `--experts a b` is `--experts a --experts b`, which works, too.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat such an option before each of its values."""
+        several = {o for p in self.params if getattr(p, "multiple", False) for o in p.opts}
+        repeated: list[str] = []
+        option = None
+        for arg in args:
+            if arg.startswith("-"):
+                option = arg.partition("=")[0]
+                option = option if option in several else None
+            elif option and repeated[-1] != option:
+                repeated.append(option)
+            repeated.append(arg)
+        return super().parse_args(ctx, repeated)
+
+
+@app.callback()
+def main() -> None:
+    """Weave fine-tuned models into one, and say what any artifact was made from."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+@app.command(cls=SeveralValues)
+def merge(
+    method: Annotated[
+        str | None, typer.Option(help="how to merge, for instance tsv; --list shows all")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="safetensors file of the model before fine-tuning")
+    ] = None,
+    experts: Annotated[
+        list[Path] | None,
+        typer.Option(help="safetensors files of its fine-tuned models; several after one another"),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="safetensors file to write; of methods that give one model per task with "
+            "{task} in its name, which the experts' names replace"
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="scale of the merged task vector; the method's own if not given"),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="parameter of the method, or MODIFIER.NAME=VALUE of a modifier; may be repeated",
+        ),
+    ] = None,
+    modify: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODIFIER", help="change what the method made; may be repeated"),
+    ] = None,
+    family: Annotated[
+        str,
+        typer.Option(help="kind of model: clip, t5, cnn, generic, or auto to tell by the names"),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="of methods that draw random numbers")] = 0,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="where to compute")
+    ] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="how many parameters to work on at a time; all cores if not given"
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="keep singular vectors there, and take them from there"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace what --out names")
+    ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="show all methods and modifiers, and do nothing else")
+    ] = False,
+) -> None:
+    """Merge fine-tuned models into one (or one per task) and write it with a record of how."""
+    if list_:
+        from mergeloom.cli.listing import methods_table, modifiers_table
+
+        # A pipe has no width of its own; this one keeps a line for most parameters.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+        console.print(methods_table(), modifiers_table())
+        return
+    if method is None or base is None or not experts or out is None:
+        needed = {"--method": method, "--base": base, "--experts": experts, "--out": out}
+        missing = ", ".join(name for name, value in needed.items() if not value)
+        raise MergeloomError(
+            f"{missing} is missing. `mergeloom merge --help` explains it, `mergeloom merge --list` "
+            "shows the methods."
+        )
+    from mergeloom.cli.merge import Request, merge_checkpoints
+
+    request = Request(
+        base, experts, out, method, param or (), modify or (), alpha, family, seed, device,
+        threads, cache, overwrite,
+    )  # fmt: skip
+    with _notes_and_progress() as progress:
+        written = merge_checkpoints(request, progress)
+    for path in written:
+        print(path)
+
+
+@app.command()
+def trace(
+    file: Annotated[
+        Path, typer.Argument(help="a checkpoint, merged model, result, table or figure")
+    ],
+    workdir: Annotated[Path, typer.Option(help="where the workflow runs")] = Path("."),
+    configfile: Annotated[
+        list[Path] | None, typer.Option(help="as given to snakemake, if it sets roots")
+    ] = None,
+) -> None:
+    """Print the tree of what FILE was made from, down to data and base weights."""
+    from mergeloom.config.presets import read_yaml
+    from mergeloom.io.roots import resolve_roots
+    from mergeloom.provenance import trace as tracing
+
+    configured: dict[str, str] = {}
+    default = workdir / "config" / "config.yaml"
+    for path in [*([default] if default.exists() else []), *(configfile or [])]:
+        configured |= read_yaml(path).get("roots", {})
+    roots = {k: str(workdir / v) for k, v in resolve_roots(configured, workdir).items()}
+    # A terminal wraps lines within the tree; a pipe gets them whole.
+    width = None if sys.stdout.isatty() else 500
+    Console(highlight=False, width=width).print(tracing.trace(file, roots))
+    if (tracing.read_record(file) or {}).get("rule") == "mergeloom merge":
+        print(
+            f"mergeloom: {file} was made by `mergeloom merge`, which records its inputs by name "
+            "and SHA-256, and not where they lie: run this in their folder to follow them.",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def _notes_and_progress() -> "Iterator[Progress]":
+    """Print what mergeloom logs, a line each, above a bar that only a terminal gets."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, highlight=False)
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(f"mergeloom: {record.getMessage()}", markup=False, soft_wrap=True)
+
+    logger, notes = logging.getLogger("mergeloom"), Notes()
+    level = logger.level
+    logger.addHandler(notes)
+    logger.setLevel(logging.INFO)
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    tasks: dict[str, Any] = {}
+
+    def show(what: str, done: int, size: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=size)
+        bars.update(tasks[what], completed=done)
+
+    try:
+        with bars:
+            yield show
+    finally:
+        logger.removeHandler(notes)
+        logger.setLevel(level)
+
+
+def run() -> None:
+    """Entry point: a MergeloomError is one line for the user, not a traceback."""
+    try:
+        app()
+    except (MergeloomError, PermissionError) as error:
+        print(f"mergeloom: {error}", file=sys.stderr)
+        sys.exit(1)

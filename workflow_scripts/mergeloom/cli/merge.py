@@ -1,0 +1,332 @@
+"""The work of `mergeloom merge`: fine-tuned checkpoints at hand to merged models."""
+
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mergeloom.cli.svd_folder import SvdFolder
+from mergeloom.errors import MergeloomError
+from mergeloom.io.checksums import sha256
+from mergeloom.io.tensors import TensorFile
+from mergeloom.merging.engine import Merge, merge_files, outputs_of, plan_merge
+from mergeloom.merging.sources import Differences
+from mergeloom.models.naming import naming, recognise
+from mergeloom.provenance.code import digest
+from mergeloom.provenance.record import as_metadata, record
+
+log = logging.getLogger(__name__)
+RULE = "mergeloom merge"  # stands in the record where a job of the workflow names its rule
+PACKAGES = ("numpy", "scipy", "torch")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for, as it was typed.
+
+    parameters : "name=value" of the method, "modifier.name=value" of a modifier.
+    alpha : None for the method's own.
+    family : name of a naming, or "auto".
+    device : "cpu", "cuda" or "auto".
+    cache : folder of SVD caches.
+    """
+
+    base: Path
+    experts: Sequence[Path]
+    out: str
+    method: str
+    parameters: Sequence[str] = ()
+    modifiers: Sequence[str] = ()
+    alpha: float | None = None
+    family: str = "auto"
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    cache: Path | None = None
+    overwrite: bool = False
+
+
+def merge_checkpoints(
+    request: Request, progress: Progress = lambda what, done, size: None
+) -> list[Path]:
+    """Merge fine-tuned checkpoints as the user asks for it, and return the files written.
+
+    What the user should know of the input is logged.
+
+    Parameters
+    ----------
+    progress : is called with what is being done, how much of it is done, and how much there is.
+
+    Raises
+    ------
+    MergeloomError
+        For whatever is wrong with the request or the files. No file is then left behind.
+    """
+    base, experts = request.base, list(request.experts)
+    merge = _plan(request)
+    alpha = _alpha(request.alpha, merge)
+    if not experts:
+        raise MergeloomError("There is nothing to merge: name the fine-tuned files by --experts.")
+    outputs = outputs_of(merge, request.out, task_names(experts) if merge.method.per_task else [])
+    for output in outputs:
+        _check_output(output, [base, *experts], request.overwrite)
+    device = _device(request.device)
+    family = _family(request.family, base)
+    _look_at(base, experts, family)
+
+    with ThreadPoolExecutor(request.threads or torch.get_num_threads()) as pool:
+        files = [base, *experts]
+        for done, _ in enumerate(pool.map(sha256, files)):
+            progress("reading", done + 1, len(files))
+    _name_twins(experts)
+
+    svd: list[Path] | None = None
+    summed: Path | None = None
+    if request.cache:
+        folder = SvdFolder(request.cache, base, family, device, request.threads)
+        if "svd" in merge.inputs:
+            svd = []
+            for path in folder.of_each(experts):
+                svd.append(path)
+                progress("decomposing", len(svd), len(experts))
+        if "summed" in merge.inputs:
+            summed = folder.of_sum(experts)
+
+    merge_files(
+        base,
+        experts,
+        merge,
+        outputs if merge.method.per_task else outputs[0],
+        family,
+        device,
+        checkpoints=True,
+        alpha=alpha,
+        seed=request.seed,
+        svd=svd,
+        summed=summed,
+        workers=request.threads,
+        metadata=as_metadata(_record(request, merge, alpha, family, device)),
+        progress=lambda done, size: progress("merging", done, size),
+    )
+    return outputs
+
+
+def task_names(experts: Sequence[Path]) -> list[str]:
+    """What stands for `{task}` in a file's name: the experts' stems, else their folders' names.
+
+    Raises
+    ------
+    MergeloomError
+        If neither tells the experts apart.
+    """
+    stems = [path.stem for path in experts]
+    folders = [path.absolute().parent.name for path in experts]
+    for names in (stems, folders):
+        if len(set(names)) == len(names):
+            return names
+    twice = next(path for path, name in zip(experts, stems, strict=True) if stems.count(name) > 1)
+    raise MergeloomError(
+        f"{twice}: another expert has this name, and the folders' names do not tell the experts "
+        "apart either. Rename the files, or make links with names that differ."
+    )
+
+
+def parse_parameters(
+    given: Sequence[str], modifiers: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Read "name=value" and "modifier.name=value", values as YAML.
+
+    Returns
+    -------
+    parameters of the method, and of each modifier by its name.
+
+    Raises
+    ------
+    MergeloomError
+        For text of another form, a modifier that is not used, or a name given twice.
+    """
+    of_method: dict[str, Any] = {}
+    of_modifiers: dict[str, dict[str, Any]] = {}
+    for name in modifiers:
+        if name in of_modifiers:
+            raise MergeloomError(f"--modify {name} was given twice. Give it once.")
+        of_modifiers[name] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not (equals and name):
+            raise MergeloomError(f"--param {text}: expected name=value, for instance density=0.2.")
+        owner, dot, rest = name.partition(".")
+        if dot and owner not in of_modifiers:
+            raise MergeloomError(
+                f"--param {text}: {owner} is not among the modifiers of this merge. "
+                f"Add --modify {owner}, or leave this parameter out."
+            )
+        target, key = (of_modifiers[owner], rest) if dot else (of_method, name)
+        if key in target:
+            raise MergeloomError(f"--param {name} was given twice. Give it once.")
+        target[key] = _value(text, value)
+    return of_method, of_modifiers
+
+
+def _value(text: str, value: str) -> Any:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        problem = str(error).splitlines()[0]
+        raise MergeloomError(f"--param {text}: {value!r} is no YAML value ({problem}).") from None
+    if isinstance(parsed, str):
+        try:  # YAML 1.1 takes 1e-3, without a point, for text
+            number = float(parsed)
+        except ValueError:
+            return parsed
+        return number if math.isfinite(number) else parsed
+    return parsed
+
+
+def _plan(request: Request) -> Merge:
+    of_method, of_modifiers = parse_parameters(request.parameters, request.modifiers)
+    return plan_merge(request.method, of_method, [{n: p} for n, p in of_modifiers.items()])
+
+
+def _alpha(given: float | None, merge: Merge) -> float:
+    if given is None:
+        log.info("alpha %g, the default of %s", merge.method.alpha, merge.method.name)
+        return merge.method.alpha
+    if not math.isfinite(given):
+        raise MergeloomError(f"--alpha is {given}, expected a finite number.")
+    return given
+
+
+def _device(wanted: str) -> str:
+    there_is = torch.cuda.is_available()
+    if wanted == "cuda" and not there_is:
+        raise MergeloomError("--device cuda: torch finds no CUDA device here. Use --device cpu.")
+    return "cuda" if there_is and wanted != "cpu" else "cpu"
+
+
+def _family(wanted: str, base: Path) -> str:
+    if wanted == "auto":
+        with TensorFile(base) as file:
+            wanted = recognise(file)
+        log.info("family %s, recognised by the names of parameters in %s", wanted, base)
+    naming(wanted)  # raises for one that does not exist
+    return wanted
+
+
+def _check_output(path: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    if path.suffix != ".safetensors":
+        raise MergeloomError(f"--out {path}: expected a name that ends with .safetensors.")
+    if path.is_dir():
+        raise MergeloomError(f"--out {path}: is a directory, expected the name of a file.")
+    if path.exists():
+        for given in inputs:
+            if given.exists() and path.samefile(given):
+                raise MergeloomError(
+                    f"--out {path}: is the input {given}, which would be lost. "
+                    "Write to another file."
+                )
+        if not overwrite:
+            raise MergeloomError(
+                f"--out {path}: exists already. Write to another file, or add --overwrite."
+            )
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise MergeloomError(f"--out {path}: cannot be made, as {folder} is a file.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise MergeloomError(f"--out {path}: the folder {folder} may not be written to.")
+
+
+def _look_at(base: Path, experts: Sequence[Path], family: str) -> None:
+    """Check names, shapes and types by the files' headers, and say what is special about them."""
+    types: dict[str, list[Path]] = {}
+    with ExitStack() as stack:
+        base_file = stack.enter_context(TensorFile(base))
+        source = stack.enter_context(Differences(base_file, experts, naming(family)))
+        for file in [base_file, *(stack.enter_context(TensorFile(path)) for path in experts)]:
+            for key in source.shapes:
+                if not file.dtype(key).is_floating_point:
+                    raise MergeloomError(
+                        f"{file.path}: tensor {key} has the type {_short(file.dtype(key))}, but "
+                        f"{_short(base_file.dtype(key))} in {base}. Whole numbers cannot be "
+                        "merged: give a checkpoint that is not quantised."
+                    )
+            used = sorted({_short(file.dtype(key)) for key in source.shapes})
+            types.setdefault(" and ".join(used), []).append(file.path)
+    if len(types) > 1:
+        lists = (f"{name} in {', '.join(map(str, paths))}" for name, paths in types.items())
+        log.info(
+            "types differ (%s): computed in float32, written in those of the base",
+            "; ".join(lists),
+        )
+    if len(experts) == 1:
+        log.info("only one expert (T = 1): this scales its task vector, and merges nothing with it")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _name_twins(experts: Sequence[Path]) -> None:
+    first: dict[str, Path] = {}
+    for path in experts:
+        twin = first.setdefault(sha256(path), path)
+        if twin is not path:
+            log.warning("%s and %s hold the same bytes: this expert counts twice", twin, path)
+
+
+def _record(
+    request: Request, merge: Merge, alpha: float, family: str, device: str
+) -> dict[str, Any]:
+    """What was done, with the names of inputs and not their places: a record as jobs write it."""
+    files = [request.base, *request.experts]
+    names = _shortest_names(files)
+    content = record(
+        rule=RULE,
+        inputs=[],
+        params={
+            "method": merge.method.name,
+            "parameters": merge.settings,
+            "modifiers": [{method.name: settings} for method, settings in merge.modifiers],
+            "alpha": alpha,
+            "family": family,
+            "base": names[request.base],
+            "experts": [names[path] for path in request.experts],
+        },
+        code=_code(merge),
+        packages=PACKAGES,
+        device=device,
+        seed=request.seed,
+        roots={},
+    )
+    return content | {"inputs": {names[path]: sha256(path) for path in files}}
+
+
+def _shortest_names(paths: Sequence[Path]) -> Mapping[Path, str]:
+    """The ends of paths that tell them apart: their names, with as many folders as that takes."""
+    parts = {path: path.absolute().parts[1:] for path in paths}
+    for depth in range(1, max(map(len, parts.values())) + 1):
+        names = {path: "/".join(part[-depth:]) for path, part in parts.items()}
+        if len(set(names.values())) == len(set(parts.values())):
+            break
+    return names
+
+
+def _code(merge: Merge) -> str:
+    merger = [merge.method.name]
+    fallback = merge.settings.get("fallback", "mean")
+    merger += [] if fallback == "mean" else [fallback]
+    return digest(
+        "mergeloom/cli/merge.py",
+        merger=tuple(merger),
+        modifier=tuple(method.name for method, _ in merge.modifiers),
+    )
