@@ -240,7 +240,10 @@ def merge_group(group: Group, merge: Merge) -> Tensor:
     """
     choices = [(merge.method, merge.settings)]
     if (fallback := merge.settings.get("fallback", "mean")) != "mean":
-        choices.append((get_method(fallback), dict(get_method(fallback).parameters)))
+        other = get_method(fallback)
+        # What both are told, the masses of dual merging for instance, holds for the whole model.
+        shared = {name: merge.settings.get(name, own) for name, own in other.parameters.items()}
+        choices.append((other, shared))
     chosen = next((choice for choice in choices if _suits(choice[0], group)), None)
     if chosen:
         merged = apply(chosen[0], group, chosen[1])
@@ -270,7 +273,8 @@ def _suits(method: Method, group: Group) -> bool:
         return False
     if "svd" in method.inputs and group.share == 0:
         log.warning(
-            "%s %s has too few singular values to give each task one: %s takes its mean instead",
+            "%s %s has too few singular values to give each task one: %s leaves it to the rule for "
+            "parameters that are no matrices",
             group.place.key,
             list(group.place.shape),
             method.name,

@@ -1,0 +1,207 @@
+"""Merging by modular duality: each linear map becomes its steepest direction, in units of its own.
+
+The model is the composition of its linear maps ("atoms") in the order in which the input passes
+through them; residual connections, norms and attention are not modelled. A map W [dout, din] whose
+share of the model's mass is c has as the dual of its aggregated task vector G
+
+    D = c √(dout/din) polar(G),
+
+a convolution with a kernel of k × k pixels, which is a map for every pixel,
+
+    D[:, :, i, j] = c/k² √(dout/din) polar(G[:, :, i, j]).
+
+dout and din are the dimensions of the tensor as it is stored, also of open_clip's `visual.proj`
+[width, features], which stands to the right of what it is multiplied with. All other parameters get
+the mean over tasks.
+
+Masses are `uniform`, or `linear` from the first map to the last: 0.01 + 0.49 l/N with l = 0 … N − 2
+and l = N for the last of N maps, which public code counts so. Without `positional`, embeddings are
+no maps and get the mean.
+
+The methods differ in how they aggregate. They are those of a public study that builds on the theory
+of arXiv 2410.21265, which is about training. Deviation of all: a matrix that lacks full rank has a
+partial isometry as its polar factor, with no directions of its own making (see `isotropic`).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mergeloom.linalg.spectral import polar
+from mergeloom.merging.group import Summed
+from mergeloom.merging.method import Factors, merger
+from mergeloom.merging.methods.singular import common_and_own, orthogonal, side_by_side
+from mergeloom.models.naming import Place
+
+
+@merger("dual", arxiv="2410.21265", alpha=1.0, limits={"masses": ("uniform", "linear")})
+def dual(
+    summed: Summed,
+    place: Place,
+    tasks: int,
+    *,
+    masses: str = "uniform",
+    positional: bool = True,
+) -> Tensor:
+    """Dual merging: the modular dual of the average of the task vectors.
+
+    G = 1/T Σ_t Δ_t. The polar factor does not depend on scale: it is that of the sum, and the one
+    of Iso-C.
+
+    Parameters
+    ----------
+    summed : Summed – sum of the task vectors of one parameter [*shape].
+    masses : "uniform" or "linear".
+    positional : bool – whether embeddings before the first block are maps.
+
+    Returns
+    -------
+    Tensor [*shape], float32.
+    """
+    share = _share(place, masses, positional)
+    if share is None:
+        return summed.total / tasks
+    if len(place.shape) == 2:
+        return share * summed.polar()[0]
+    kernels = summed.total.flatten(2).permute(2, 0, 1).contiguous()
+    return (share * polar(kernels)).permute(1, 2, 0).reshape(place.shape)
+
+
+@merger(
+    "dual_tsv",
+    arxiv="2410.21265",
+    alpha=1.0,
+    on="matrices",
+    limits={"masses": ("uniform", "linear"), "fallback": ("dual", "mean")},
+)
+def dual_tsv(
+    svd: Factors,
+    summed: Summed,
+    place: Place,
+    tasks: int,
+    *,
+    masses: str = "uniform",
+    positional: bool = True,
+    fallback: str = "dual",
+) -> Tensor:
+    """Dual merging of TSV-M: G is what TSV-M makes of the task vectors.
+
+    G = U⊥ diag(Σ) V⊥ᵀ is a singular value decomposition already, its polar factor is U⊥ V⊥ᵀ.
+
+    Parameters
+    ----------
+    svd : Factors, U [T, m, k], S [T, k], Vt [T, k, n] – truncated SVD of each task's matrix.
+    summed : Summed – sum of the task vectors of one matrix [m, n].
+    masses : "uniform" or "linear".
+    positional : bool – whether embeddings before the first block are maps.
+    fallback : "dual" or "mean" – what convolutions get, and matrices of fewer than T singular
+        values.
+
+    Returns
+    -------
+    Tensor [m, n], float32.
+    """
+    share = _share(place, masses, positional)
+    if share is None:
+        return summed.total / tasks
+    left, right = orthogonal(svd)
+    return share * left @ right
+
+
+@merger(
+    "dual_truncated",
+    arxiv="2410.21265",
+    alpha=1.0,
+    on="matrices",
+    limits={"masses": ("uniform", "linear"), "fallback": ("dual", "mean")},
+)
+def dual_truncated(
+    svd: Factors,
+    summed: Summed,
+    place: Place,
+    tasks: int,
+    *,
+    masses: str = "uniform",
+    positional: bool = True,
+    fallback: str = "dual",
+) -> Tensor:
+    """Dual merging of truncated task vectors: G = 1/T Σ_t U_t Σ_t V_tᵀ with k = ⌊r/T⌋ values each.
+
+    With [U_1 Σ_1 | …] = A, [V_1 | …]ᵀ = H V⊥ᵀ and V⊥ᵀ the latter's polar factor, that of G is
+    polar(A H) V⊥ᵀ: G lacks rank where T k < r, A H does not.
+
+    Parameters
+    ----------
+    svd : Factors, U [T, m, k], S [T, k], Vt [T, k, n] – truncated SVD of each task's matrix.
+    summed : Summed – sum of the task vectors of one matrix [m, n].
+    masses : "uniform" or "linear".
+    positional : bool – whether embeddings before the first block are maps.
+    fallback : "dual" or "mean" – what convolutions get, and matrices of fewer than T singular
+        values.
+
+    Returns
+    -------
+    Tensor [m, n], float32.
+    """
+    share = _share(place, masses, positional)
+    if share is None:
+        return summed.total / tasks
+    # In float64: what is small in A is decided by A itself, and not by the rounding of A H.
+    left = side_by_side(svd.U * svd.S.unsqueeze(-2)).to(torch.float64)
+    vectors = svd.Vt.flatten(0, 1).to(torch.float64)
+    right = polar(vectors)
+    factor = polar(left @ (vectors @ right.T)) @ right
+    return (share * factor).to(svd.U.dtype)
+
+
+@merger(
+    "dual_cts",
+    arxiv="2410.21265",
+    alpha=1.0,
+    limits={"masses": ("uniform", "linear"), "common_space_fraction": "[0, 1]"},
+)
+def dual_cts(
+    summed: Summed,
+    deltas: Tensor,
+    place: Place,
+    tasks: int,
+    *,
+    masses: str = "uniform",
+    positional: bool = True,
+    common_space_fraction: float = 0.8,
+) -> Tensor:
+    """Dual merging of Iso-CTS: G is what Iso-CTS makes of the task vectors.
+
+    G is the mean singular value times its polar factor: one scale takes the other's place.
+    Convolutions, which Iso-CTS does not know, are those of `dual`.
+
+    Parameters
+    ----------
+    summed : Summed – sum of the task vectors of one parameter [*shape].
+    deltas : Tensor [T, *shape], float32 – task vectors.
+    masses : "uniform" or "linear".
+    positional : bool – whether embeddings before the first block are maps.
+    common_space_fraction : float, 0 to 1 – of Iso-CTS.
+
+    Returns
+    -------
+    Tensor [*shape], float32.
+    """
+    share = _share(place, masses, positional)
+    if share is None or len(place.shape) != 2:
+        return dual(summed, place, tasks, masses=masses, positional=positional)
+    factor, _ = common_and_own(summed, deltas, place, common_space_fraction)
+    return share * factor
+
+
+def _share(place: Place, masses: str, positional: bool) -> float | None:
+    """The factor of the polar factor: share of the mass and units. None for what is no map."""
+    maps = [key for key in place.atoms if positional or key not in place.embeddings]
+    if place.key not in maps:
+        return None
+    numbers = [*range(len(maps) - 1), len(maps)]
+    mass = [1.0 if masses == "uniform" else 0.01 + 0.49 * n / len(maps) for n in numbers]
+    rows, columns, *kernel = place.shape
+    unit = math.sqrt(rows / columns) / math.prod(kernel)
+    return mass[maps.index(place.key)] / sum(mass) * unit
