@@ -38,6 +38,7 @@ include: "rules/training.smk"
 include: "rules/vectors.smk"
 include: "rules/merging.smk"
 include: "rules/evaluation.smk"
+include: "rules/diagnosis.smk"
 include: "rules/report.smk"
 
 
@@ -49,6 +50,7 @@ localrules:
     tables,
     figures,
     results,
+    diagnoses,
     checkpoints,
     vectors,
 
@@ -81,6 +83,16 @@ rule results:
         ),
     message:
         "Results of all mergers"
+
+
+rule diagnoses:
+    input:
+        of_studies(
+            "<results>/{encoder}/{experts}/{benchmark}/diagnosis/{merger}.png",
+            merger=config["mergers"],
+        ),
+    message:
+        "Diagnoses of all mergers"
 
 
 rule checkpoints:

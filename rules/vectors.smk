@@ -27,7 +27,7 @@ rule extract_task_vector:
 
 rule decompose_task_vector:
     input:
-        task_vectors="<models>/{encoder}/{experts}/{task}/task_vector.safetensors",
+        task_vectors=["<models>/{encoder}/{experts}/{task}/task_vector.safetensors"],
     output:
         svd="<models>/{encoder}/{experts}/{task}/svd.safetensors",
     log:

@@ -13,6 +13,6 @@ with job(snakemake) as j:
         device=j.device,
         seed=j.seed,
         svd=j.input.svd or None,
-        summed=j.input.summed or None,
+        summed=next(iter(j.input.summed), None),
         metadata=j.metadata(),
     )

@@ -159,7 +159,7 @@ def reference(folder: Path, method: str, device: str) -> Callable[[Path], None]:
     def ties(stacks: Model) -> Model:
         flat = torch.cat([deltas.flatten(1) for deltas in stacks.values()], dim=1)
         dropped = flat.shape[1] - int(0.2 * flat.shape[1])
-        least = torch.stack([row.abs().kthvalue(dropped + 1).values for row in flat])
+        least = torch.stack([row.abs().kthvalue(dropped).values for row in flat])
         flat = torch.where(flat.abs() >= least[:, None], flat, 0.0)
         sign = flat.sum(0).sign()
         sign[sign == 0] = sign.sum().sign()
@@ -179,7 +179,7 @@ def reference(folder: Path, method: str, device: str) -> Callable[[Path], None]:
                 factor = polar(mean.permute(2, 3, 0, 1) if mean.ndim == 4 else mean)
                 factor = factor.permute(2, 3, 0, 1) if mean.ndim == 4 else factor
                 mean = (mean.shape[0] / mean.shape[1]) ** 0.5 / (area * len(atoms)) * factor
-            merged[key] = mean.cpu()
+            merged[key] = mean.cpu().contiguous()
         return merged
 
     def tensor_decomp(stacks: Model) -> Model:

@@ -19,6 +19,7 @@ from mergeloom.errors import MergeloomError
 from mergeloom.report import style
 from mergeloom.report.alpha_curves import alpha_curves
 from mergeloom.report.bars import bars
+from mergeloom.report.diagnosis import diagnosis
 from mergeloom.report.heatmap import heatmap
 from mergeloom.report.learning_curves import learning_curves
 from mergeloom.report.radar import radar
@@ -108,6 +109,58 @@ def history(epochs: int = 3) -> pd.DataFrame:
     return frame
 
 
+def diagnosed(tasks: list[str], models: int = 1, zero: bool = False) -> dict[str, Any]:
+    """A diagnosis as the workflow writes it, of three blocks and a projection behind them."""
+    random = np.random.default_rng(len(tasks))
+    count = len(tasks)
+
+    def several(number: int, low: float, high: float, there: bool = True) -> list[float | None]:
+        return list(random.uniform(low, high, number)) if there else [None] * number
+
+    def elements() -> dict[str, Any]:
+        return {
+            "cosine_with_merged": several(count, 0.3, 0.6, not zero),
+            "sign_agreement": several(count, 0.5, 0.7, not zero),
+            "sign_opposition": several(count, 0.1, 0.2, not zero),
+            "sign_unanimity": 0.125,
+        }
+
+    def matrix(key: str, block: int | None) -> dict[str, Any]:
+        return {
+            "kind": re.sub(r"\d+", "{}", key),
+            "block": block,
+            "shape": [100, 20],
+            "sti": 8.0,
+            "sti_normalized": 2.0 + (block or 0),
+            "sar": several(count, 0.5, 0.9, not zero),
+            "sar_rank": [None if zero else 16] * models,
+            "effective_rank": several(count, 4, 8),
+            "stable_rank": several(count, 2, 3),
+            "merged_effective_rank": several(models, 10, 12, not zero),
+            "merged_stable_rank": several(models, 2, 3, not zero),
+            **elements(),
+        }
+
+    names = ("attn.in_proj_weight", "mlp.c_fc.weight")
+    keys = {f"visual.transformer.resblocks.{i}.{name}": i for i in range(3) for name in names}
+    matrices = {key: matrix(key, block) for key, block in {**keys, "visual.proj": None}.items()}
+    cosine = np.full((count, count), 0.1) + 0.9 * np.eye(count)
+    return {
+        "schema": "mergeloom/diagnosis/1",
+        "encoder": "ViT-Nano",
+        "experts": "finetuned",
+        "benchmark": "demo",
+        "merger": "zeroshot" if zero else "tsv",
+        "tasks": tasks,
+        "per_task": models > 1,
+        "model": {"cosine": cosine.tolist(), **elements()},
+        "average": matrix("average", None),
+        "kinds": {},
+        "matrices": matrices,
+        "provenance": {},
+    }
+
+
 def figures(tasks: list[str], mergers: list[str], searched: bool = True) -> dict[str, Figure]:
     results = study(tasks, mergers, searched)
     frame = summary(results)
@@ -119,6 +172,7 @@ def figures(tasks: list[str], mergers: list[str], searched: bool = True) -> dict
         "alpha_curves": alpha_curves(results, subject="demo"),
         "singular_values": singular_values(spectra(tasks), "demo"),
         "learning_curves": learning_curves(dict.fromkeys(tasks, history()), "demo"),
+        "diagnosis": diagnosis(diagnosed(tasks)),
     }
 
 
@@ -421,10 +475,80 @@ def test_a_training_history_without_a_column_is_an_error():
         learning_curves({"digits": history().iloc[:0]})
 
 
+def test_a_diagnosis_shows_each_task_and_each_kind_of_matrix():
+    given = diagnosed(TASKS)
+    fig = diagnosis(given)
+    assert "What tsv does to its tasks" in "".join(texts(fig))
+    panels = {axes.get_title("left"): axes for axes in fig.findobj(_is_panel)}
+    widths = [bar.get_width() for bar in panels["Alignment (SAR)"].patches]
+    np.testing.assert_allclose(widths, given["average"]["sar"])
+    assert [label.get_text() for label in panels["Alignment (SAR)"].get_yticklabels()] == TASKS
+    assert panels["Alignment (SAR)"].lines[0].get_xdata()[0] == pytest.approx(0.4)  # √(16 / 100)
+    spans = [
+        (bar.get_x(), bar.get_width()) for bar in panels["Signs of the merged weights"].patches
+    ]
+    same, opposite = (given["model"][f"sign_{name}"] for name in ("agreement", "opposition"))
+    np.testing.assert_allclose([width for _, width in spans[:3]], same)
+    np.testing.assert_allclose([start for start, _ in spans[3:6]], same)
+    np.testing.assert_allclose(
+        [start + width for start, width in spans[3:6]], 1 - np.array(opposite)
+    )
+    np.testing.assert_allclose([width for _, width in spans[6:]], opposite)
+    assert any(text.startswith("all 3 tasks agree on 12%") for text in texts(fig))
+    assert "(random signs: 25%)" in "\n".join(texts(fig))
+    interference = {
+        line.get_label(): line for line in panels["Interference of the tasks (STI / Σσ)"].lines
+    }
+    np.testing.assert_array_equal(interference["mlp.c_fc"].get_xdata(), [0, 1, 2])
+    np.testing.assert_array_equal(interference["mlp.c_fc"].get_ydata(), [2, 3, 4])
+    assert list(interference["proj"].get_ydata()) == [2]
+    entries = [
+        given["matrices"][f"visual.transformer.resblocks.{i}.mlp.c_fc.weight"] for i in range(3)
+    ]
+    ranks, merged = panels["mlp.c_fc, at most 20"].lines
+    np.testing.assert_allclose(ranks.get_ydata(), [np.mean(e["effective_rank"]) for e in entries])
+    np.testing.assert_allclose(merged.get_ydata(), [e["merged_effective_rank"][0] for e in entries])
+
+
+def test_the_cosines_of_a_diagnosis_end_with_those_of_the_merged_model():
+    given = diagnosed(TASKS)
+    (axes,) = [
+        axes
+        for axes in diagnosis(given).findobj(_is_panel)
+        if axes.get_title("left").startswith("Cosine")
+    ]
+    values = axes.collections[0].get_array().reshape(3, 5)
+    np.testing.assert_allclose(values[:, 4], given["model"]["cosine_with_merged"])
+    assert values[0, 1] == values[2, 0] == 0.1
+    assert values.mask[[0, 1, 2], [0, 1, 2]].all()
+    assert values.mask[:, 3].all()
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == [*TASKS, "merged"]
+
+
+def test_a_diagnosis_of_a_merge_that_changes_nothing_says_so():
+    found = texts(diagnosis(diagnosed(TASKS, zero=True)))
+    assert "What zero-shot does to its tasks" in "".join(found)
+    assert found.count("the merged task vector is zero") == 2
+    assert found.count("–") == 6  # alignment and cosine of three tasks
+
+
+def test_a_diagnosis_of_one_model_per_task_says_so():
+    found = texts(diagnosis(diagnosed(TASKS, models=3)))
+    assert "own model" in found
+    assert any("along its own model's" in text for text in found)
+    assert "merged" not in found
+
+
+def test_a_diagnosis_of_other_tasks_than_it_names_is_an_error():
+    with pytest.raises(MergeloomError, match="tsv has 3 values of sar for 2 tasks"):
+        diagnosis(diagnosed(TASKS) | {"tasks": TASKS[:2]})
+
+
 # Every figure
 
 FIGURES = [
-    "radar", "bars", "heatmap", "alpha_curves", "singular_values", "learning_curves",
+    "radar", "bars", "heatmap", "alpha_curves", "singular_values", "learning_curves", "diagnosis",
 ]  # fmt: skip
 
 
@@ -502,9 +626,11 @@ def test_small_multiples_leave_no_ragged_end_where_they_need_not():
 
 
 def test_drawing_needs_neither_torch_nor_pyplot():
-    modules = "alpha_curves bars heatmap learning_curves radar singular_values tables wandb_log"
+    modules = (
+        "alpha_curves bars diagnosis heatmap learning_curves radar singular_values tables wandb_log"
+    )
     program = (
-        "import sys\n"
+        "import sys\nimport mergeloom.evaluation.diagnosis\n"
         + "".join(f"import mergeloom.report.{module}\n" for module in modules.split())
         + "sys.exit(str({'torch', 'wandb', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
@@ -521,6 +647,7 @@ def test_captions_render_with_the_wildcards_of_their_rule(caption):
     jinja2 = pytest.importorskip("jinja2")
     core = pytest.importorskip("docutils.core")
     wildcards = {"encoder": "ViT-Nano", "experts": "finetuned", "benchmark": "demo8"}
+    wildcards["merger"] = "tsv"
     template = jinja2.Template(caption.read_text(), undefined=jinja2.StrictUndefined)
     text = template.render(snakemake=SimpleNamespace(wildcards=SimpleNamespace(**wildcards)))
     html = core.publish_parts(text, writer="html5", settings_overrides={"halt_level": 2})["body"]

@@ -43,7 +43,7 @@ def test_published_encoders_plan_a_download_and_no_pretraining(fresh):
 
 
 def test_every_collector_target_is_planned(fresh):
-    for target in ("tables", "figures", "results", "checkpoints", "vectors"):
+    for target in ("tables", "figures", "results", "checkpoints", "vectors", "diagnoses"):
         assert fresh.planned(target)[target] == 1
 
 

@@ -108,8 +108,7 @@ def diagnose(
             for kind, keys in stacks.items()
         },
         "matrices": {
-            key: {**_where(place, blocks), **_plain(values[key])}
-            for key, place in matrices.items()
+            key: {**_where(place, blocks), **_plain(values[key])} for key, place in matrices.items()
         },
     }
 
@@ -205,13 +204,12 @@ def of_matrix(key: str, material: Material, models: "_Models") -> Metrics:
 
 def interference(svd: Factors) -> tuple[Tensor, Tensor]:
     """Singular task interference, and the same over the sum of the singular values; float64."""
-    tasks, rows, kept = svd.U.shape
-    left = svd.U.to(torch.float64).transpose(0, 1).reshape(rows, tasks * kept)
-    right = svd.Vt.to(torch.float64).reshape(tasks * kept, -1)
-    values = svd.S.to(torch.float64).reshape(-1)
-    if kept == 0:
+    left = svd.U.to(torch.float64).transpose(0, 1).flatten(1)
+    right = svd.Vt.to(torch.float64).flatten(0, 1)
+    values = svd.S.to(torch.float64).flatten()
+    if len(values) == 0:
         return values.new_tensor(torch.nan), values.new_tensor(torch.nan)
-    one = torch.eye(tasks * kept, dtype=values.dtype, device=values.device)
+    one = torch.eye(len(values), dtype=values.dtype, device=values.device)
     sti = ((left.mT @ left - one) * values @ (right @ right.mT - one)).abs().sum()
     return sti, sti / values.sum()
 
