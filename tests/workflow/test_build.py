@@ -67,6 +67,33 @@ def test_every_artifact_traces_down_to_data_and_base(built_once):
         assert "gone" not in done.stdout
 
 
+def test_mergers_of_every_kind_run_by_their_paths(built):
+    """One model per task, random numbers, modifiers, layers together, duality; and diagnoses."""
+    names = ("emr", "dare_ta", "task_arithmetic_lines", "tensor_decomp_energy", "dual", "iso_cts")
+    targets = [f"{RESULTS}/{name}.json" for name in names]
+    targets += [f"{RESULTS}/diagnosis/{name}.png" for name in ("emr", "tsv")]
+    built.run(*targets, "--cores", "2")
+    for name in names:
+        content = json.loads(built.read(f"{RESULTS}/{name}.json"))
+        Draft202012Validator(json.loads(built.read("config/schema/result.schema.json"))).validate(
+            content
+        )
+        assert content["merger"]["per_task"] == (name == "emr")
+        assert bool(content["merger"]["modifiers"]) == (name == "task_arithmetic_lines")
+    diagnosis = json.loads(built.read(f"{RESULTS}/diagnosis/tsv.json"))
+    schema = json.loads(built.read("config/schema/diagnosis.schema.json"))
+    Draft202012Validator(schema).validate(diagnosis)
+    assert built.planned(*targets) == {}
+    # Another modifier or seed is another merge; nothing else is.
+    built.edit(
+        "config/mergers.yaml", "[{lines: {first: 0.0, last: 1.0}}]", "[{lines: {last: 0.5}}]"
+    )
+    built.edit(
+        "config/mergers.yaml", "dare_ta: {method: dare_ta,", "dare_ta: {method: dare_ta, seed: 9,"
+    )
+    assert built.planned(*targets) == {"merge_models": 2, "evaluate_merged": 2}
+
+
 def test_the_report_holds_table_and_figures(built_once):
     built_once.run("--report", "report.html")
     text = built_once.read("report.html")

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import tensorly
 import torch
-from tensorly.tenalg import multi_mode_dot
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
@@ -104,6 +102,10 @@ def tensor_decomp(
     mixed = stack.combine(shares)
     if not factors:
         return mixed
+    # Half a second that no other method's job has to spend.
+    import tensorly
+    from tensorly.tenalg import multi_mode_dot
+
     modes = [MODES.index(mode) - 1 for mode in factors]
     bases = [basis.to(mixed) for basis in factors.values()]
     with tensorly.backend_context("pytorch", local_threadsafe=True):
