@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mergeloom.errors import MergeloomError
 from mergeloom.report import style
@@ -389,6 +390,37 @@ def test_the_alpha_curves_mark_the_alpha_that_was_chosen():
         measured = results[3]["validation"]
         expected = measured["average"] if title.startswith("average") else measured["tasks"][title]
         assert list(point.get_ydata()) == [expected["normalized_accuracy"]]
+
+
+def test_many_mergers_get_a_panel_each_with_the_average_and_the_tasks():
+    names = [f"merger{i}" for i in range(12)]
+    results = study(mergers=names)
+    searched = {r["merger"]["name"]: r for r in results if r["alpha"] and "curve" in r["alpha"]}
+    assert 0 < len(searched) < len(names)
+    panels = {
+        axes.get_title("left").split(",")[0]: axes
+        for axes in alpha_curves(results).findobj(_is_panel)
+        if axes.get_visible()
+    }
+    assert set(panels) == set(searched)
+    for name, axes in panels.items():
+        curve = searched[name]["alpha"]["curve"]
+        assert len(axes.lines) == len(TASKS) + 3  # the tasks, zero-shot, fine-tuned, the average
+        average = axes.lines[-1]
+        assert list(average.get_xdata()) == [point["alpha"] for point in curve]
+        assert list(average.get_ydata()) == [point["normalized_accuracy"] for point in curve]
+        assert average.get_markevery() == [1]
+
+
+def test_bars_do_not_let_models_that_are_told_their_task_compete():
+    results = study(mergers=["weight_average", "tall"])
+    told = next(result for result in results if result["merger"]["name"] == "tall")
+    told["average"] |= {"accuracy": 0.99, "normalized_accuracy": 0.99}
+    fig = bars(summary(results))
+    bold = {text.get_text() for text in fig.findobj(Text) if text.get_fontweight() == "bold"}
+    assert "99.0" not in bold
+    expected = results[1]["average"]["accuracy"]
+    assert f"{100 * expected:.1f}" in bold
 
 
 def test_an_alpha_at_the_edge_of_its_grid_is_drawn_hollow_and_said():

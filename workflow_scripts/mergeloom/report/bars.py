@@ -47,6 +47,8 @@ def bars(frame: pd.DataFrame, subject: str = "") -> Figure:
 def _panel(axes: Axes, mergers: pd.DataFrame, column: str) -> None:
     values = mergers[column].to_numpy(dtype=float)
     end = max([1.0, *values])
+    # A model that is told its task does not compete with one model for all.
+    competing = mergers.loc[~mergers["per_task"].astype(bool), column]
     for index, value in enumerate(values):
         look = style.series(index)
         axes.barh(
@@ -59,7 +61,8 @@ def _panel(axes: Axes, mergers: pd.DataFrame, column: str) -> None:
             hatch=HATCHES[style.turn(index)],
         )
         # Numbers in a column past the bars: on them they would meet the reference lines.
-        best = round(value, 3) == round(values.max(), 3)
+        competes = not mergers["per_task"].iloc[index]
+        best = competes and round(value, 3) == round(competing.max(), 3)
         axes.text(
             end * 1.16,
             index,

@@ -23,9 +23,10 @@ def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd
     Returns
     -------
     DataFrame with the rows zeroshot, the mergers in the order given, finetuned, and the columns
-    merger, per_task (one model per task, told which it is), alpha (NaN for finetuned), alpha_how (search, table, fixed or empty), accuracy and
-    normalized_accuracy (averages over tasks), then `<task>` and `<task>_normalized` per task.
-    Accuracies are fractions: 1 is all right; normalized, 1 is as good as the fine-tuned model.
+    merger, per_task (one model per task, told which it is), alpha (NaN for finetuned), alpha_how
+    (search, table, fixed or empty), accuracy and normalized_accuracy (averages over tasks), then
+    `<task>` and `<task>_normalized` per task. Accuracies are fractions: 1 is all right; normalized,
+    1 is as good as the fine-tuned model.
 
     Raises
     ------
