@@ -319,15 +319,18 @@ def table(arguments: argparse.Namespace) -> None:
             f"layers, {size:.0f} MiB of task vectors on {arguments.device}; medians of "
             f"{arguments.rounds} interleaved runs.\n"
         )
+        reading = median["read"]["seconds"]
         print(
-            "| merge             | mergeloom | reference | faster | memory | ref. memory | apart |"
+            "| merge             | mergeloom | of reading | reference | faster | memory "
+            "| ref. memory | apart |"
         )
         print(
-            "|-------------------|----------:|----------:|-------:|-------:|------------:|------:|"
+            "|-------------------|----------:|-----------:|----------:|-------:|-------:"
+            "|------------:|------:|"
         )
         for case, (method, other) in CASES.items():
             mine = median[f"ours:{method}" if other else method]
-            row = f"| {case:17} | {mine['seconds']:7.2f} s |"
+            row = f"| {case:17} | {mine['seconds']:7.2f} s | {mine['seconds'] / reading:9.1f}× |"
             if theirs := median.get(f"reference:{other}"):
                 row += (
                     f" {theirs['seconds']:7.2f} s | {theirs['seconds'] / mine['seconds']:5.1f}× |"

@@ -322,11 +322,8 @@ def _shortest_names(paths: Sequence[Path]) -> Mapping[Path, str]:
 
 
 def _code(merge: Merge) -> str:
-    merger = [merge.method.name]
-    fallback = merge.settings.get("fallback", "mean")
-    merger += [] if fallback == "mean" else [fallback]
     return digest(
         "mergeloom/cli/merge.py",
-        merger=tuple(merger),
+        merger=tuple(method.name for method, _ in merge.choices),
         modifier=tuple(method.name for method, _ in merge.modifiers),
     )

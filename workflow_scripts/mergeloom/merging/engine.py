@@ -34,23 +34,33 @@ log = logging.getLogger(__name__)
 Modifiers = Sequence[Mapping[str, Mapping[str, Any]]]
 
 
+Step = tuple[Method, dict[str, Any]]  # a method or modifier with all its parameters
+
+
 @dataclass(frozen=True)
 class Merge:
-    """A method with all its parameters, and the modifiers of what it makes, in their order."""
+    """What to do with every parameter.
+
+    method, settings : the method, and all its parameters.
+    choices : the method and, if it has one, its fallback: the first that suits a parameter is
+        applied to it.
+    modifiers : of what they make, in their order.
+    """
 
     method: Method
     settings: dict[str, Any]
-    modifiers: tuple[tuple[Method, dict[str, Any]], ...] = ()
+    choices: tuple[Step, ...]
+    modifiers: tuple[Step, ...] = ()
 
     @property
     def inputs(self) -> set[str]:
         """All that its functions take."""
-        return {i for method, _ in [(self.method, None), *self.modifiers] for i in method.inputs}
+        return {name for method, _ in (*self.choices, *self.modifiers) for name in method.inputs}
 
     @property
     def elementwise(self) -> bool:
         """Whether parameters may be taken apart."""
-        return all(m.grain == "element" for m in [self.method, *(m for m, _ in self.modifiers)])
+        return all(m.grain == "element" for m, _ in (*self.choices, *self.modifiers))
 
 
 def plan_merge(
@@ -71,7 +81,7 @@ def plan_merge(
     """
     chosen = get_method(method)
     settings = check_parameters(method, chosen.parameters, chosen.limits, parameters or {})
-    added = []
+    added: list[Step] = []
     for entry in modifiers:
         for name, given in entry.items():
             found = get_modifier(name)
@@ -83,7 +93,13 @@ def plan_merge(
             added.append(
                 (found, check_parameters(name, found.parameters, found.limits, given or {}))
             )
-    return Merge(chosen, settings, tuple(added))
+    choices: list[Step] = [(chosen, settings)]
+    if (fallback := settings.get("fallback", "mean")) != "mean":
+        other = get_method(fallback)
+        # What both are told, the masses of dual merging for instance, holds for the whole model.
+        shared = {name: settings.get(name, own) for name, own in other.parameters.items()}
+        choices.append((other, shared))
+    return Merge(chosen, settings, tuple(choices), tuple(added))
 
 
 def merge_files(
@@ -124,8 +140,8 @@ def merge_files(
     seed : of methods that draw random numbers.
     svd : T files as `write_svd_cache` writes them, in the order of the experts; without them a
         method that needs singular vectors computes them.
-    summed : file as `write_sum_cache` writes it; without it a method that needs the spectrum of the
-        sum computes it.
+    summed : file as `write_svd_cache` writes it of all experts; without it a method that needs the
+        spectrum of their sum computes it.
     workers : threads that work on groups side by side; without it, torch's number of threads.
     metadata : text fields of the file's header.
     progress : is called with the number of elements merged and the number of all.
@@ -238,13 +254,7 @@ def merge_group(group: Group, merge: Merge) -> Tensor:
     those that share singular vectors among tasks with a matrix that has fewer than T of them. Of a
     method that gives one model per task, these are the task vectors themselves.
     """
-    choices = [(merge.method, merge.settings)]
-    if (fallback := merge.settings.get("fallback", "mean")) != "mean":
-        other = get_method(fallback)
-        # What both are told, the masses of dual merging for instance, holds for the whole model.
-        shared = {name: merge.settings.get(name, own) for name, own in other.parameters.items()}
-        choices.append((other, shared))
-    chosen = next((choice for choice in choices if _suits(choice[0], group)), None)
+    chosen = next((choice for choice in merge.choices if _suits(choice[0], group)), None)
     if chosen:
         merged = apply(chosen[0], group, chosen[1])
     elif merge.method.per_task:
