@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CORES ?= all
 
-.PHONY: demo test lint bench clean lock
+.PHONY: demo test lint bench bench-large clean lock
 .DEFAULT_GOAL := demo
 
 .venv/.installed: envs/requirements.txt pyproject.toml
@@ -32,9 +32,16 @@ lint: .venv/.installed-dev
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
+# Merging against a straightforward implementation (half an hour on two cores), and what the workflow
+# adds to the demo.
 bench: .venv/.installed-dev
 	$(BIN)/python tests/benchmarks/bench_merge.py
+	$(BIN)/python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2
 	$(BIN)/python tests/benchmarks/bench_overhead.py
+
+# 24 GiB of experts in a few hundred MiB of memory; needs 30 GiB of disk.
+bench-large: .venv/.installed-dev
+	$(BIN)/python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --alone
 
 # Resolves envs/requirements*.in anew and rewrites every file of pins.
 lock:
