@@ -185,8 +185,8 @@ def search_alpha(search: Mapping[str, Any], validate: Callable[[float], Scores])
 
     Parameters
     ----------
-    search : `grid`, ascending, and perhaps `patience`: the search ends when so many values on end were no
-        better than the best one before them.
+    search : `grid`, ascending, and perhaps `patience`: the search ends when so many values on end
+        were no better than the best one before them.
     validate : gives the scores of the merged model at an alpha.
     """
     curve: list[dict[str, Any]] = []
