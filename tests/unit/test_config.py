@@ -72,7 +72,7 @@ def test_a_merger_with_an_unknown_method_lists_the_methods(config, changed):
 
 def test_a_merger_with_an_unknown_parameter_lists_the_parameters(config, changed):
     changed["mergers"]["tsv"]["parameters"] = {"rnak": 2}
-    with pytest.raises(MergeloomError, match="merger 'tsv': .*tsv has no parameter rnak"):
+    with pytest.raises(MergeloomError, match=r"merger 'tsv': .*tsv has no parameter rnak"):
         check_study(config, changed)
 
 
