@@ -188,17 +188,17 @@ def test_the_seed_of_training_leaves_the_images_alone(built):
 
 def test_adding_a_merger_is_adding_a_preset(built):
     presets = built.folder / "tests/workflow/presets"
-    (presets / "mergers.yaml").write_text("half: {method: task_arithmetic, alpha: 0.5}\n")
-    assert rules_of(built.planned(f"{RESULTS}/half.json")) == {
+    (presets / "mergers.yaml").write_text("tenth: {method: task_arithmetic, alpha: 0.1}\n")
+    assert rules_of(built.planned(f"{RESULTS}/tenth.json")) == {
         "merge_models": 1,
         "evaluate_merged": 1,
     }
-    built.run(f"{RESULTS}/half.json")
-    half = json.loads(built.read(f"{RESULTS}/half.json"))
+    built.run(f"{RESULTS}/tenth.json")
+    tenth = json.loads(built.read(f"{RESULTS}/tenth.json"))
     curve = json.loads(built.read(f"{RESULTS}/task_arithmetic.json"))["alpha"]["curve"]
-    at_half = next(point for point in curve if point["alpha"] == 0.5)
-    assert half["validation"]["average"]["accuracy"] == pytest.approx(at_half["accuracy"])
-    assert half["alpha"] == {"how": "fixed", "value": 0.5}
+    at_tenth = next(point for point in curve if point["alpha"] == 0.1)
+    assert tenth["validation"]["average"]["accuracy"] == pytest.approx(at_tenth["accuracy"])
+    assert tenth["alpha"] == {"how": "fixed", "value": 0.1}
 
 
 def test_given_checkpoints_are_merged_and_never_trained_over(built):

@@ -51,7 +51,7 @@ def test_every_collector_target_is_planned(fresh):
     ("change", "message"),
     [
         ({"sede": 3}, "config: unknown key 'sede'; known keys: benchmarks"),
-        ({"mergers": ["tvs"]}, "unknown merger 'tvs'; config has: isotropic"),
+        ({"mergers": ["tvs"]}, "unknown merger 'tvs'; config has: breadcrumbs"),
         ({"encoders": ["ViT-Nono"]}, "unknown encoder 'ViT-Nono'; config has: ViT-B-16"),
         ({"benchmarks": ["tniy"]}, "unknown benchmark 'tniy'; config has: demo2, demo8"),
         ({"svd": {"fraction": 2}}, "config: svd.fraction: 2 is greater than the maximum of 1"),
@@ -70,7 +70,7 @@ def test_a_wrong_configuration_is_one_clear_error(fresh, change, message):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (f"{RESULTS}/tvs.json", "unknown merger 'tvs'; config has: isotropic"),
+        (f"{RESULTS}/tvs.json", "unknown merger 'tvs'; config has: breadcrumbs"),
         ("results/ViT-Tiny/finetuned/tniy/tsv.json", "unknown benchmark 'tniy'"),
         ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: finetuned"),
         ("results/ViT/finetuned/tiny/tsv.json", "unknown encoder 'ViT'"),

@@ -229,15 +229,24 @@ def merged_parameters(
         for key in keys:
             size = math.prod(material.places[key].shape)
             if merge.elementwise:
-                for span in spans(size, held):
+                for span in spans(size, held) if size else [(0, 0)]:
                     yield Group(material, key, *span)
             else:
                 yield Group(material, key)
 
     def work(group: Group) -> tuple[str, Tensor]:
+        if math.prod(group.place.shape) == 0:
+            # Nothing to merge, whatever the method; of one model per task, for each.
+            lead = (group.tasks,) if merge.method.per_task else ()
+            return group.place.key, torch.zeros((*lead, *group.shape))
         return group.place.key, merge_group(group, merge).cpu()
 
-    for key, parts in groupby(threads.map(work, groups()), key=lambda part: part[0]):
+    def cost(group: Group) -> int:
+        # Task vectors, and what a method makes of all of them: copies in float64, for instance.
+        copies = 4 * len(material.source) if "deltas" in merge.inputs else 8
+        return 0 if merge.elementwise else 4 * copies * math.prod(group.place.shape)
+
+    for key, parts in groupby(threads.map(work, groups(), cost), key=lambda part: part[0]):
         tensors = [tensor for _, tensor in parts]
         if merge.elementwise:
             merged = tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=-1)

@@ -108,7 +108,7 @@ class Group:
     def deltas(self) -> Tensor:
         """Task vectors [T, *shape] or [T, n]."""
         values = self._material.source.stack(self.place.key, self._start, self._stop)
-        return self._on_device(values.view(self.tasks, *self._shape))
+        return self._on_device(values.view(self.tasks, *self.shape))
 
     @cached_property
     def total(self) -> Tensor:
@@ -116,13 +116,17 @@ class Group:
         if "deltas" in self.__dict__:
             return self.deltas.sum(dim=0)
         values = self._material.source.total(self.place.key, self._start, self._stop)
-        return self._on_device(values.view(self._shape))
+        return self._on_device(values.view(self.shape))
+
+    def mean(self) -> Tensor:
+        """Their mean [*shape] or [n]."""
+        return self.total / self.tasks
 
     @cached_property
     def base(self) -> Tensor:
         """The parameter before fine-tuning [*shape] or [n]."""
         values = self._material.source.base(self.place.key, self._start, self._stop)
-        return self._on_device(values.view(self._shape))
+        return self._on_device(values.view(self.shape))
 
     @property
     def random(self) -> Random:
@@ -165,10 +169,11 @@ class Group:
         if "deltas" in self.__dict__:
             return self.deltas[task]
         values = self._material.source.one(self.place.key, task)
-        return self._on_device(values.view(self._shape))
+        return self._on_device(values.view(self.shape))
 
     @property
-    def _shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensors: the parameter's, or [n] of a run of its elements."""
         return self.place.shape if self.whole else (self._stop - self._start,)
 
     def _on_device(self, tensor: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from mergeloom.merging.parameters import Limits
 INPUTS = {
     "deltas": "Tensor [T, *shape], float32: the task vectors of this parameter",
     "total": "Tensor [*shape], float32: their sum",
+    "mean": "function without arguments: their mean, for methods that seldom need it",
     "base": "Tensor [*shape], float32: the parameter before fine-tuning",
     "svd": "Factors: the leading k = ⌊min(m, n) / T⌋ singular triples of each task's matrix",
     "summed": "Summed: the sum with its SVD and polar factor, from a cache where there is one",

@@ -45,15 +45,16 @@ class Output(Protocol):
 class _Writers:
     """Open writers that end together."""
 
-    def __init__(self, writers: Sequence[TensorWriter], size: int, path: Path) -> None:
-        self._writers = writers
-        self._size, self._path = size, path
+    def __init__(self, writers: Sequence[TensorWriter], size: int, paths: Sequence[Path]) -> None:
+        self._writers, self._size, self._paths = writers, size, paths
 
     def __enter__(self) -> Self:
-        _check_room(self._path, self._size)
+        self._new = [path for path in self._paths if not path.exists()]
         with ExitStack() as stack:
             for writer in self._writers:
                 stack.enter_context(writer)
+            # Now that what a killed merge left has been removed.
+            _check_room(self._paths[0], self._size)
             self._begin()
             self._stack = stack.pop_all()
         return self
@@ -67,7 +68,13 @@ class _Writers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        try:
+            self._stack.__exit__(kind, error, trace)
+        except BaseException:
+            # Of several files the first may be in place already when another cannot be.
+            for path in self._new:
+                path.unlink(missing_ok=True)
+            raise
 
 
 class MergedTaskVector(_Writers):
@@ -95,7 +102,7 @@ class MergedTaskVector(_Writers):
         # A method that works across layers does not give them in the file's order.
         writer = TensorWriter(path, layout, metadata, elide_zeros=method.grain != "stack")
         self.keys: Sequence[str] = writer.keys
-        super().__init__([writer], _bytes_of(layout), path)
+        super().__init__([writer], _bytes_of(layout), [path])
 
     def write(self, key: str, merged: Tensor) -> None:
         """Take the merged task vector of a parameter, float32 on the CPU."""
@@ -132,10 +139,9 @@ class MergedWeights(_Writers):
                 for task, path in enumerate(paths)
             ],
             _bytes_of(layout) * len(paths),
-            paths[0],
+            paths,
         )
         self._base, self._alpha, self._per_task = base, alpha, method.per_task
-        self._paths = paths
         self.keys = [key for key in self._writers[0].keys if key in material.source.shapes]
         self._other = [key for key in self._writers[0].keys if key not in material.source.shapes]
 

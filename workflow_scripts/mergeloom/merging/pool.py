@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _WAITING = 8  # results beside those that are worked on
+_BUDGET = 2**31  # bytes of what is under way
 
 
 class Pool:
@@ -31,26 +32,43 @@ class Pool:
             workers, thread_name_prefix="merge", initializer=self._begin
         )
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        cost: Callable[[Item], int] = lambda item: 0,
+    ) -> Iterator[Result]:
         """Apply a function to all items; results come in order, and few are waiting at a time.
 
         Some may wait, so that a quick item does not stop the work behind a slow one.
+
+        Parameters
+        ----------
+        cost : bytes that an item takes while it is worked on. Those under way stay below two
+            gibibytes together, but for an item that takes more by itself: more cores do not take
+            more memory.
         """
         if self._on_gpu:
             torch.cuda.synchronize()  # what the items refer to is ready for other streams
-        waiting: deque[Future[Result]] = deque()
-        items = iter(items)
+        waiting: deque[tuple[Future[Result], int]] = deque()
+        queue = deque(itertools.islice(items := iter(items), 1))
+        taken = 0
         try:
-            for item in itertools.islice(items, self._workers + _WAITING):
-                waiting.append(self._executor.submit(self._finish, function, item))
-            while waiting:
-                result = waiting.popleft().result()
-                for item in itertools.islice(items, 1):
-                    waiting.append(self._executor.submit(self._finish, function, item))
-                yield result
-                del result
+            while queue or waiting:
+                while queue and len(waiting) < self._workers + _WAITING:
+                    bytes_of_item = cost(queue[0])
+                    if waiting and taken + bytes_of_item > _BUDGET:
+                        break
+                    future = self._executor.submit(self._finish, function, queue.popleft())
+                    waiting.append((future, bytes_of_item))
+                    taken += bytes_of_item
+                    queue.extend(itertools.islice(items, 1))
+                future, bytes_of_item = waiting.popleft()
+                yield future.result()
+                del future
+                taken -= bytes_of_item
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ def _of_tensors(survey: Survey, ranks: Ranks) -> Cuts:
     def select(group: Group) -> tuple[str, list[list[float]]] | None:
         """The thread that brings a parameter's last run ranks the parameter."""
         key, size = group.place.key, math.prod(group.place.shape)
-        deltas = group.deltas
+        deltas = group.deltas.cpu()  # another thread ranks it
         with lock:
             runs = arrived[key]
             runs.append(deltas)

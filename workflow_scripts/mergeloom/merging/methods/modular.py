@@ -24,6 +24,7 @@ partial isometry as its polar factor, with no directions of its own making (see 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -77,9 +78,8 @@ def dual(
 )
 def dual_tsv(
     svd: Factors,
-    summed: Summed,
+    mean: Callable[[], Tensor],
     place: Place,
-    tasks: int,
     *,
     masses: str = "uniform",
     positional: bool = True,
@@ -92,7 +92,7 @@ def dual_tsv(
     Parameters
     ----------
     svd : Factors, U [T, m, k], S [T, k], Vt [T, k, n] – truncated SVD of each task's matrix.
-    summed : Summed – sum of the task vectors of one matrix [m, n].
+    mean : gives the mean of the task vectors of one matrix [m, n].
     masses : "uniform" or "linear".
     positional : bool – whether embeddings before the first block are maps.
     fallback : "dual" or "mean" – what convolutions get, and matrices of fewer than T singular
@@ -104,7 +104,7 @@ def dual_tsv(
     """
     share = _share(place, masses, positional)
     if share is None:
-        return summed.total / tasks
+        return mean()
     left, right = orthogonal(svd)
     return share * left @ right
 
@@ -118,9 +118,8 @@ def dual_tsv(
 )
 def dual_truncated(
     svd: Factors,
-    summed: Summed,
+    mean: Callable[[], Tensor],
     place: Place,
-    tasks: int,
     *,
     masses: str = "uniform",
     positional: bool = True,
@@ -134,7 +133,7 @@ def dual_truncated(
     Parameters
     ----------
     svd : Factors, U [T, m, k], S [T, k], Vt [T, k, n] – truncated SVD of each task's matrix.
-    summed : Summed – sum of the task vectors of one matrix [m, n].
+    mean : gives the mean of the task vectors of one matrix [m, n].
     masses : "uniform" or "linear".
     positional : bool – whether embeddings before the first block are maps.
     fallback : "dual" or "mean" – what convolutions get, and matrices of fewer than T singular
@@ -146,7 +145,7 @@ def dual_truncated(
     """
     share = _share(place, masses, positional)
     if share is None:
-        return summed.total / tasks
+        return mean()
     # In float64: what is small in A is decided by A itself, and not by the rounding of A H.
     left = side_by_side(svd.U * svd.S.unsqueeze(-2)).to(torch.float64)
     vectors = svd.Vt.flatten(0, 1).to(torch.float64)

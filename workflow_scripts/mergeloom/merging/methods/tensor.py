@@ -97,7 +97,7 @@ def tensor_decomp(
     shares = torch.tensor(weights or [1.0] * stack.tasks, dtype=torch.float64)
     shares /= shares.sum()
     if "task" in factors:
-        basis = factors.pop("task").cpu()
+        basis = factors.pop("task")
         shares = basis @ (basis.T @ shares)
     mixed = stack.combine(shares)
     if not factors:
@@ -122,14 +122,14 @@ def mode_grams(stack: Stack, modes: Sequence[str]) -> dict[str, Tensor]:
 
     Returns
     -------
-    Mode to Tensor [size, size], float64, on the stack's device.
+    Mode to Tensor [size, size], float64, on the CPU.
     """
     grams: dict[str, Tensor] = {}
 
     def of_rows(rows: slice) -> dict[str, Tensor]:
         block = stack.block(rows).to(torch.float64)
         unfolded = {"task": block.flatten(1), "layer": block.transpose(0, 1).flatten(1)}
-        return {mode: x @ x.T for mode, x in unfolded.items() if mode in modes}
+        return {mode: (x @ x.T).cpu() for mode, x in unfolded.items() if mode in modes}
 
     def of_matrices(layer: int) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -137,7 +137,7 @@ def mode_grams(stack: Stack, modes: Sequence[str]) -> dict[str, Tensor]:
             matrix = matrix.to(torch.float64)
             unfolded = {"out": matrix, "in": matrix.T}
             _add(found, {mode: x @ x.T for mode, x in unfolded.items() if mode in modes})
-        return found
+        return {mode: gram.cpu() for mode, gram in found.items()}
 
     if {"task", "layer"} & set(modes):
         for found in stack.pool.map(of_rows, stack.rows()):
