@@ -25,7 +25,7 @@ rule diagnose_merge:
         family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
         threads=config["threads"]["merge"],
         code=code("diagnose_merge.py", family="{encoder}"),
-        env=env(("torch", "numpy", "safetensors")),
+        env=env(("torch", "numpy", "scipy", "safetensors")),
     message:
         "Diagnosis of {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder})"
     script:

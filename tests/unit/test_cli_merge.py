@@ -22,6 +22,7 @@ from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 
 from mergeloom.cli import app as cli
+from mergeloom.cli.merge import Request, merge_checkpoints
 from mergeloom.io.checksums import sha256
 from mergeloom.merging import method, task_vector
 from mergeloom.merging.method import methods, modifiers
@@ -392,7 +393,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     methods()
     monkeypatch.setattr(method, "_MERGERS", dict(method._MERGERS))
     monkeypatch.setattr(method, "_MODIFIERS", dict(method._MODIFIERS))
-    monkeypatch.setattr("mergeloom.cli.merge._code", lambda merge: "0" * 16)
+    monkeypatch.setattr("mergeloom.cli.merge._code", lambda merge, family: "0" * 16)
 
     @method.merger("scaled", limits={"by": "(0, 10]", "how": ("mean", "sum")})
     def scaled(
@@ -881,3 +882,21 @@ def test_a_killed_merge_leaves_no_output_and_the_next_one_cleans_up(tmp_path: Pa
     merged = load_file(files.out)
     key = "layers.11.weight"
     np.testing.assert_allclose(merged[key], files.start[key] + tsv(files.stack(key)), atol=2e-5)
+
+
+def test_of_several_outputs_none_stays_when_one_cannot_be_put_in_place(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.replace, []
+
+    def second_fails(source: object, target: object) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    out = files.folder / "each" / "m-{task}.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        merge_checkpoints(Request(files.base, files.experts, str(out), "emr"))
+    assert left(out.parent) == []

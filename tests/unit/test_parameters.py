@@ -46,8 +46,11 @@ def test_a_whole_number_stands_for_the_fraction_of_the_same_value() -> None:
         ({"count": float("inf")}, "count is inf"),
         ({"scope": "layer"}, "scope is 'layer', expected one of model, tensor"),
         ({"exact": 1}, "exact is 1, expected true or false"),
-        ({"rank": 0}, "rank is 0, expected a whole number, or none in"),
-        ({"shares": [1, 0]}, r"shares is \[1, 0\], expected a list of numbers in \(0, inf\)"),
+        ({"rank": 0}, "rank is 0, expected none, or a whole number in"),
+        (
+            {"shares": [1, 0]},
+            r"shares is \[1, 0\], expected a list of numbers, .* in \(0, inf\)",
+        ),
         ({"shares": 1}, "shares is 1, expected a list of numbers"),
         ({"densty": 1, "scop": 2}, "ties has no parameter densty, scop. It has: density .default"),
     ],

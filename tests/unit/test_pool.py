@@ -7,7 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from mergeloom.merging.pool import _WAITING, pool
+from mergeloom.merging.pool import _BUDGET, _WAITING, pool
 
 
 def blas_threads() -> set[int]:
@@ -57,3 +57,25 @@ def test_linear_algebra_takes_one_thread_within_and_what_it_had_afterwards() -> 
         assert blas_threads() <= {1}
     assert torch.get_num_threads() == torch_before
     assert blas_threads() == blas_before
+
+
+def test_what_is_under_way_keeps_to_the_budget_but_for_a_single_large_item() -> None:
+    under_way, most = 0, 0
+    lock = threading.Lock()
+
+    def work(item: int) -> None:
+        nonlocal under_way, most
+        with lock:
+            under_way += item
+            most = max(most, under_way)
+        time.sleep(0.005)
+        with lock:
+            under_way -= item
+
+    half = _BUDGET // 2
+    with pool(4) as threads:
+        list(threads.map(work, [half] * 8, cost=lambda item: item))
+        assert half < most <= _BUDGET
+        most = 0
+        list(threads.map(work, [3 * _BUDGET, 3 * _BUDGET], cost=lambda item: item))
+        assert most == 3 * _BUDGET

@@ -248,3 +248,29 @@ def test_a_task_vector_of_zero_is_similar_to_none(vit_files: VitFiles, out: Path
     write_task_vector(vit_files.base, vit_files.base, out, "clip")
     cosines = cosine_matrix([vit_files.task_vectors[0], out], "clip")
     np.testing.assert_array_equal(cosines, np.eye(2))
+
+
+def test_checkpoints_in_float64_are_subtracted_before_they_are_rounded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    start, step = 1 + rng.random(100), 1e-9 * rng.standard_normal(100)
+    save_file({"weight": start}, tmp_path / "base.safetensors")
+    save_file({"weight": start + step}, tmp_path / "expert.safetensors")
+    with (
+        TensorFile(tmp_path / "base.safetensors") as base,
+        Differences(base, [tmp_path / "expert.safetensors"], naming("generic")) as source,
+    ):
+        assert source.one("weight", 0).dtype == torch.float32
+        np.testing.assert_allclose(source.one("weight", 0), step, atol=1e-15)
+        np.testing.assert_allclose(source.total("weight"), step, atol=1e-15)
+
+
+def test_task_vectors_that_differ_anywhere_are_told_apart_and_so_are_twins(tmp_path: Path) -> None:
+    one = np.ones(1000, np.float32)
+    other = one.copy()
+    other[700] = 2
+    paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for path, values in zip(paths, (one, other, one), strict=True):
+        save_file({"weight": values}, path)
+    with TaskVectorFiles(paths) as files, TaskVectorFiles(paths[::-1]) as turned:
+        assert len(set(files.identities())) == 3
+        assert set(turned.identities()) == set(files.identities())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from mergeloom.cli.svd_folder import SvdFolder
+from mergeloom.cli.svd_folder import SvdFolder, registered_family
 from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256
 from mergeloom.io.tensors import TensorFile
@@ -25,7 +25,7 @@ from mergeloom.provenance.record import as_metadata, record
 
 log = logging.getLogger(__name__)
 RULE = "mergeloom merge"  # stands in the record where a job of the workflow names its rule
-PACKAGES = ("numpy", "scipy", "torch")
+PACKAGES = ("numpy", "safetensors", "scipy", "tensorly", "torch")
 Progress = Callable[[str, int, int], None]
 
 
@@ -184,6 +184,8 @@ def _value(text: str, value: str) -> Any:
     except yaml.YAMLError as error:
         problem = str(error).splitlines()[0]
         raise MergeloomError(f"--param {text}: {value!r} is no YAML value ({problem}).") from None
+    if parsed == "none":  # as --list shows it
+        return None
     if isinstance(parsed, str):
         try:  # YAML 1.1 takes 1e-3, without a point, for text
             number = float(parsed)
@@ -302,7 +304,7 @@ def _record(
             "base": names[request.base],
             "experts": [names[path] for path in request.experts],
         },
-        code=_code(merge),
+        code=_code(merge, family),
         packages=PACKAGES,
         device=device,
         seed=request.seed,
@@ -321,9 +323,10 @@ def _shortest_names(paths: Sequence[Path]) -> Mapping[Path, str]:
     return names
 
 
-def _code(merge: Merge) -> str:
+def _code(merge: Merge, family: str) -> str:
     return digest(
         "mergeloom/cli/merge.py",
         merger=tuple(method.name for method, _ in merge.choices),
         modifier=tuple(method.name for method, _ in merge.modifiers),
+        family=registered_family(family),
     )

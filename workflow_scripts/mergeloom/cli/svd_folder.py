@@ -18,7 +18,7 @@ from mergeloom.io.atomic import atomic_path
 from mergeloom.io.checksums import sha256
 from mergeloom.merging.caches import source_of
 from mergeloom.merging.task_vector import write_svd_cache
-from mergeloom.provenance.code import digest
+from mergeloom.provenance.code import digest, registered
 
 log = logging.getLogger(__name__)
 SEAL = ".sha256"
@@ -82,11 +82,18 @@ class SvdFolder:
             "base": sha256(self.base),
             "family": self.family,
             "fraction": fraction,
-            "code": digest("mergeloom/merging/task_vector.py"),
+            "code": digest(
+                "mergeloom/merging/task_vector.py", family=registered_family(self.family)
+            ),
             "device": self.device,
             "torch": torch.__version__,
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def registered_family(name: str) -> tuple[str, ...]:
+    """The family for a code digest: those that only name parameters are in every digest."""
+    return (name,) if name in registered("family") else ()
 
 
 def _names(paths: Sequence[Path]) -> str:

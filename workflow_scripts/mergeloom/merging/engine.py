@@ -184,6 +184,7 @@ def merge_files(
             svd=caches,
             summed=sum_cache,
         )
+        _say_what_is_too_small(material, merge)
         output: Output = (
             MergedTaskVector(out, material, merge.method, metadata or {})
             if alpha is None
@@ -290,16 +291,22 @@ def _modified(merged: Tensor, group: Group, merge: Merge) -> Tensor:
 def _suits(method: Method, group: Group) -> bool:
     if method.grain == "stack" or (method.on == "matrices" and group.place.kind != "matrix"):
         return False
-    if "svd" in method.inputs and group.share == 0:
+    return "svd" not in method.inputs or group.share > 0
+
+
+def _say_what_is_too_small(material: Material, merge: Merge) -> None:
+    """Log matrices that have too few singular values to give each task one."""
+    tasks = len(material.source)
+    small = [k for k, p in material.places.items() if p.kind == "matrix" and min(p.shape) < tasks]
+    if small and "svd" in merge.method.inputs:
+        fallback = merge.settings.get("fallback", "mean")
         log.warning(
-            "%s %s has too few singular values to give each task one: %s leaves it to the rule for "
-            "parameters that are no matrices",
-            group.place.key,
-            list(group.place.shape),
-            method.name,
+            "%s: fewer singular values than the %d tasks, so %s takes %s there",
+            ", ".join(small),
+            tasks,
+            merge.method.name,
+            "each task's own values" if merge.method.per_task else f"what {fallback} makes of them",
         )
-        return False
-    return True
 
 
 def _survey(material: Material, merge: Merge, threads: Pool) -> Any:

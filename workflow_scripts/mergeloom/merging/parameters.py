@@ -58,8 +58,8 @@ def describe(default: Any, limit: str | tuple[Any, ...] | None) -> str:
         bool: "true or false",
         int: "a whole number",
         float: "a number",
-        tuple: "a list of numbers",
-        type(None): "a whole number, or none",
+        tuple: "a list of numbers, for instance [1, 2],",
+        type(None): "none, or a whole number",
     }
     kind = kinds.get(type(default), "text")
     return kind + (f" in {limit}" if limit else "")

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from mergeloom.models.naming import Naming, Shape
 
 PathLike = str | os.PathLike[str]
 _RUN = 2**18  # elements that are added at a time: a mebibyte stays in the processor's cache
-_SAMPLE = 16  # values of every parameter that a task vector is known by
+_SAMPLE = 16  # values of every parameter that tell most task vectors from zero
 
 
 @dataclass(frozen=True)
@@ -183,15 +184,20 @@ class _Files:
     def identities(self) -> list[bytes]:
         """Tell the task vectors apart by what is in them, whatever their order and files' names.
 
-        Hashed are the first values of every parameter: fine-tuning changes all of them.
+        Equal ones are told apart by which of them it is.
         """
-        hashes = [hashlib.sha256() for _ in self._files]
-        for key, shape in self.shapes.items():
-            few = self.stack(key, 0, min(_SAMPLE, math.prod(shape)))
-            for hashed, values in zip(hashes, few, strict=True):
+
+        def digest(task: int) -> bytes:
+            hashed = hashlib.sha256()
+            for key in self.shapes:
                 hashed.update(key.encode())
-                hashed.update(values.numpy().tobytes())
-        return [hashed.digest() for hashed in hashes]
+                hashed.update(self.one(key, task).numpy().data)
+            return hashed.digest()
+
+        # Hashing lets other threads run.
+        with ThreadPoolExecutor(2) as pool:
+            digests = list(pool.map(digest, range(len(self))))
+        return [d + bytes([digests[:i].count(d)]) for i, d in enumerate(digests)]
 
     def idle(self) -> list[Path]:
         """Return the files of task vectors that are zero everywhere."""
@@ -267,7 +273,13 @@ class Differences(_Files):
         )
 
     def _origin(self, key: str, start: int, stop: int | None) -> Tensor:
-        return self.base(key, start, stop)
+        assert self._base is not None
+        wide = any(file.dtype(key) == torch.float64 for file in [self._base, *self._files])
+        if not wide:
+            return self.base(key, start, stop)
+        # Rounded before they are subtracted, they would lose what little they differ in.
+        count = self._count(key, start, stop)
+        return self._base.read_run(key, start, torch.empty(count, dtype=torch.float64))
 
     def _is_zero(self, file: TensorFile, key: str) -> bool:
         return False
@@ -276,7 +288,10 @@ class Differences(_Files):
         self, file: TensorFile, key: str, start: int, out: Tensor, origin: Tensor | None
     ) -> Tensor:
         assert origin is not None
-        return file.read_run(key, start, out).sub_(origin)
+        if origin.dtype == out.dtype:
+            return file.read_run(key, start, out).sub_(origin)
+        values = file.read_run(key, start, torch.empty_like(origin))
+        return out.copy_(values.sub_(origin))
 
 
 def layout_of(file: TensorFile) -> Layout:

@@ -35,18 +35,34 @@ def knots(deltas: Tensor, *, density: float = 0.2) -> Tensor:
     -------
     Tensor [m, n], float32.
     """
-    tasks, rows, columns = deltas.shape
-    gram = torch.zeros(rows, rows, dtype=torch.float64, device=deltas.device)
-    for delta in deltas:
-        exact = delta.to(torch.float64)
-        gram.addmm_(exact, exact.T)
-    squares, vectors = torch.linalg.eigh(gram)
-    kept = squares > _NEGLIGIBLE**2 * squares[-1].clamp_min(0)
-    U, S = vectors[:, kept], squares[kept].sqrt()
+    tasks, _, columns = deltas.shape
+    U, S = _common_basis(deltas)
     coordinates = deltas.new_empty(tasks, len(S), columns)
     for coordinate, delta in zip(coordinates, deltas, strict=True):
         coordinate.copy_((U / S).T @ delta.to(torch.float64))
     return (U * S).to(deltas.dtype) @ _ties(coordinates, density)
+
+
+def _common_basis(deltas: Tensor) -> tuple[Tensor, Tensor]:
+    """U [m, r] and singular values [r] of the matrices side by side, float64.
+
+    From the smaller Gram matrix, that of the rows or that of the columns of all tasks.
+    """
+    tasks, rows, columns = deltas.shape
+    if rows <= tasks * columns:
+        gram = torch.zeros(rows, rows, dtype=torch.float64, device=deltas.device)
+        for delta in deltas:
+            exact = delta.to(torch.float64)
+            gram.addmm_(exact, exact.T)
+    else:
+        side_by_side = deltas.transpose(0, 1).flatten(1).to(torch.float64)
+        gram = side_by_side.T @ side_by_side
+    squares, vectors = torch.linalg.eigh(gram)
+    kept = squares > _NEGLIGIBLE**2 * squares[-1].clamp_min(0)
+    S = squares[kept].sqrt()
+    if rows <= tasks * columns:
+        return vectors[:, kept], S
+    return side_by_side @ vectors[:, kept] / S, S
 
 
 def _ties(values: Tensor, density: float) -> Tensor:
