@@ -22,7 +22,6 @@ from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 
 from mergeloom.cli import app as cli
-from mergeloom.cli.merge import Request, merge_checkpoints
 from mergeloom.io.checksums import sha256
 from mergeloom.merging import method, task_vector
 from mergeloom.merging.method import methods, modifiers
@@ -459,13 +458,14 @@ def test_a_method_per_task_writes_a_file_for_every_expert(
         for old, new in zip(files.experts, experts, strict=True):
             new.parent.mkdir()
             old.rename(new)
-    out = files.out.parent / "{task}-m.safetensors"
+    out = files.out.parent / "each"
     done = mergeloom(*arguments(files, "each", experts=experts, out=out))
     assert done.code == 0, done.err
-    assert left(files.out.parent) == [f"{name}-m.safetensors" for name in "abc"]
-    assert done.out.splitlines() == [str(files.out.parent / f"{n}-m.safetensors") for n in "abc"]
+    assert left(files.out.parent) == ["each"]
+    assert left(out) == [f"{name}.safetensors" for name in "abc"]
+    assert done.out.splitlines() == [str(out / f"{n}.safetensors") for n in "abc"]
     for index, (name, expert) in enumerate(zip("abc", experts, strict=True)):
-        path = files.out.parent / f"{name}-m.safetensors"
+        path = out / f"{name}.safetensors"
         merged, expected = load_file(path), load_file(expert)
         for key in SHAPES:
             np.testing.assert_allclose(merged[key], expected[key], atol=2e-6)
@@ -477,8 +477,8 @@ def test_a_method_per_task_writes_a_file_for_every_expert(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "each"}, r"each gives one model per task. Write \{task\}"),
-        ({"out": "{task}.safetensors"}, r"scaled gives one model"),
+        ({"method": "each"}, r"expected a name of a folder: this method gives one model per task"),
+        ({"out": "folder"}, r"folder: expected a name that ends with .safetensors"),
         ({"param": "bi=2"}, r"has no parameter bi. It has: by .*how .*flag"),
         ({"param": "by=11"}, r"by is 11, expected a number in \(0, 10\]"),
         ({"param": "by=many"}, r"by is 'many', expected a number"),
@@ -509,7 +509,7 @@ def test_experts_that_names_do_not_tell_apart_need_others(files: Files, mergeloo
         experts.append(files.folder / path.stem / "best" / "model.safetensors")
         experts[-1].parent.mkdir(parents=True)
         path.rename(experts[-1])
-    out = files.out.parent / "{task}.safetensors"
+    out = files.out.parent / "each"
     done = mergeloom(*arguments(files, "each", experts=experts, out=out))
     assert_refused(files, done, r"another expert has this name.*Rename the files")
 
@@ -639,7 +639,7 @@ def test_an_output_that_exists_is_replaced_only_if_told(files: Files, mergeloom:
     files.out.write_text("precious")
     done = mergeloom(*arguments(files))
     assert done.code == 1
-    assert "exists already. Write to another file, or add --overwrite" in done.err
+    assert "exists already. Write to another place, or add --overwrite" in done.err
     assert files.out.read_text() == "precious"
     assert mergeloom(*arguments(files), "--overwrite").code == 0
     assert set(load_file(files.out)) == set(files.start) | set(files.other)
@@ -884,19 +884,50 @@ def test_a_killed_merge_leaves_no_output_and_the_next_one_cleans_up(tmp_path: Pa
     np.testing.assert_allclose(merged[key], files.start[key] + tsv(files.stack(key)), atol=2e-5)
 
 
-def test_of_several_outputs_none_stays_when_one_cannot_be_put_in_place(
-    files: Files, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", range(6))
+def test_models_per_task_appear_together_at_whatever_rename_a_merge_is_killed(
+    files: Files, moment: int
 ) -> None:
-    real, calls = os.replace, []
+    """Three files and their folder are renamed: killed before any of these, nothing is there."""
+    out = files.folder / "each"
+    typed = [*map(str, arguments(files, "emr", out=out))]
+    kill = (
+        "import os, signal, sys; real, left = os.replace, [int(sys.argv.pop(1))]\n"
+        "def replace(source, target):\n"
+        "    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    left[0] -= 1\n"
+        "    real(source, target)\n"
+        "os.replace = replace\n"
+        "from mergeloom.cli.app import run; run()"
+    )
+    command = [sys.executable, "-c", kill, str(moment), *typed]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (moment > 3), done.stderr
+    assert out.exists() == (moment > 3)
+    again = subprocess.run(
+        [*MERGELOOM, *typed, "--overwrite"], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert left(out) == [f"{name}.safetensors" for name in "abc"]
+    assert [p.name for p in files.folder.iterdir() if p.name.startswith(".")] == []
 
-    def second_fails(source: object, target: object) -> None:
-        calls.append(target)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        real(source, target)
 
-    monkeypatch.setattr(os, "replace", second_fails)
-    out = files.folder / "each" / "m-{task}.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        merge_checkpoints(Request(files.base, files.experts, str(out), "emr"))
-    assert left(out.parent) == []
+def test_a_folder_is_replaced_only_if_told_and_if_merges_wrote_all_in_it(
+    files: Files, mergeloom: Command
+) -> None:
+    out = files.folder / "each"
+    assert mergeloom(*arguments(files, "emr", out=out)).code == 0
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    refused = mergeloom(*arguments(files, "emr", out=out))
+    assert refused.code == 1
+    assert "exists already" in refused.err
+    (out / "thesis.txt").write_text("precious")
+    refused = mergeloom(*arguments(files, "emr", out=out), "--overwrite")
+    assert refused.code == 1
+    assert "holds thesis.txt" in refused.err
+    (out / "thesis.txt").unlink()
+    assert mergeloom(*arguments(files, "emr", out=out), "--overwrite").code == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+    refused = mergeloom(*arguments(files, "emr", out=files.folder), "--overwrite")
+    assert refused.code == 1
+    assert "holds the input" in refused.err

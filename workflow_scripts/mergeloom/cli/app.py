@@ -65,10 +65,10 @@ def merge(
         typer.Option(help="safetensors files of its fine-tuned models; several after one another"),
     ] = None,
     out: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
-            help="safetensors file to write; of methods that give one model per task with "
-            "{task} in its name, which the experts' names replace"
+            help="safetensors file to write; of methods that give one model per task, the folder "
+            "to make, with a file named as each expert"
         ),
     ] = None,
     alpha: Annotated[

@@ -17,7 +17,7 @@ from mergeloom.cli.svd_folder import SvdFolder, registered_family
 from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256
 from mergeloom.io.tensors import TensorFile
-from mergeloom.merging.engine import Merge, merge_files, outputs_of, plan_merge
+from mergeloom.merging.engine import Merge, merge_files, plan_merge
 from mergeloom.merging.sources import Differences
 from mergeloom.models.naming import naming, recognise
 from mergeloom.provenance.code import digest
@@ -42,7 +42,7 @@ class Request:
 
     base: Path
     experts: Sequence[Path]
-    out: str
+    out: Path
     method: str
     parameters: Sequence[str] = ()
     modifiers: Sequence[str] = ()
@@ -76,9 +76,8 @@ def merge_checkpoints(
     alpha = _alpha(request.alpha, merge)
     if not experts:
         raise MergeloomError("There is nothing to merge: name the fine-tuned files by --experts.")
-    outputs = outputs_of(merge, request.out, task_names(experts) if merge.method.per_task else [])
-    for output in outputs:
-        _check_output(output, [base, *experts], request.overwrite)
+    _check_output(request.out, merge.method.per_task, [base, *experts], request.overwrite)
+    names = task_names(experts) if merge.method.per_task else []
     device = _device(request.device)
     family = _family(request.family, base)
     _look_at(base, experts, family)
@@ -105,11 +104,12 @@ def merge_checkpoints(
         base,
         experts,
         merge,
-        outputs if merge.method.per_task else outputs[0],
+        request.out,
         family,
         device,
         checkpoints=True,
         alpha=alpha,
+        names=names,
         seed=request.seed,
         svd=svd,
         summed=summed,
@@ -117,11 +117,11 @@ def merge_checkpoints(
         metadata=as_metadata(_record(request, merge, alpha, family, device)),
         progress=lambda done, size: progress("merging", done, size),
     )
-    return outputs
+    return [request.out / f"{name}.safetensors" for name in names] or [request.out]
 
 
 def task_names(experts: Sequence[Path]) -> list[str]:
-    """What stands for `{task}` in a file's name: the experts' stems, else their folders' names.
+    """Names of the files of one model per task: the experts' stems, else their folders' names.
 
     Raises
     ------
@@ -225,21 +225,32 @@ def _family(wanted: str, base: Path) -> str:
     return wanted
 
 
-def _check_output(path: Path, inputs: Sequence[Path], overwrite: bool) -> None:
-    if path.suffix != ".safetensors":
-        raise MergeloomError(f"--out {path}: expected a name that ends with .safetensors.")
-    if path.is_dir():
-        raise MergeloomError(f"--out {path}: is a directory, expected the name of a file.")
+def _check_output(path: Path, per_task: bool, inputs: Sequence[Path], overwrite: bool) -> None:
+    if per_task == (path.suffix == ".safetensors"):
+        what = "of a folder: this method gives one model per task" if per_task else (
+            "that ends with .safetensors"
+        )  # fmt: skip
+        raise MergeloomError(f"--out {path}: expected a name {what}.")
     if path.exists():
+        if path.is_dir() != per_task:
+            is_now, expected = ("folder", "file") if path.is_dir() else ("file", "folder")
+            raise MergeloomError(f"--out {path}: is a {is_now}, expected the name of a {expected}.")
         for given in inputs:
-            if given.exists() and path.samefile(given):
+            if given.exists() and any(path.samefile(p) for p in (given, *given.resolve().parents)):
+                verb = "holds" if path.is_dir() else "is"
                 raise MergeloomError(
-                    f"--out {path}: is the input {given}, which would be lost. "
-                    "Write to another file."
+                    f"--out {path}: {verb} the input {given}, which would be lost. "
+                    "Write to another place."
                 )
         if not overwrite:
             raise MergeloomError(
-                f"--out {path}: exists already. Write to another file, or add --overwrite."
+                f"--out {path}: exists already. Write to another place, or add --overwrite."
+            )
+        other = [p.name for p in path.iterdir() if p.suffix != ".safetensors"] if per_task else []
+        if other:
+            raise MergeloomError(
+                f"--out {path}: holds {other[0]}, which no merge has written and --overwrite would "
+                "remove. Write to another folder."
             )
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():

@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files, and folders of files, that appear whole or not at all."""
 
 import errno
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` when the block ends well.
 
     The temporary file lies in the same directory under a hidden name of its own and with the same
-    final suffix. When the block ends, it is flushed to the disk and renamed over `path`; when the
-    block raises, it is removed and `path` is left as it was. Missing parents are created. What a
-    killed process of this host left of an earlier attempt at `path` is removed.
+    final suffix; the block may make a folder of it instead. When the block ends, it is flushed to
+    the disk and renamed over `path`; when the block raises, it is removed and `path` is left as it
+    was. Missing parents are created. What a killed process of this host left of an earlier attempt
+    at `path` is removed.
 
     Raises
     ------
@@ -34,11 +36,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_remains(path)
-    name = f".{path.stem}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
-    temporary = path.parent / name
+    temporary, former = _hidden(path), _hidden(path)
     try:
         yield temporary
         _flush(temporary)
+        if temporary.is_dir() and path.is_dir():
+            os.replace(path, former)  # a folder takes the place of nothing but an empty one
         os.replace(temporary, path)
         _flush(path.parent)
     except OSError as error:
@@ -50,7 +53,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+        _remove(former)
+
+
+def _hidden(path: Path) -> Path:
+    name = f".{path.stem}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    return path.parent / name
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _remove_remains(path: Path) -> None:
@@ -60,7 +76,7 @@ def _remove_remains(path: Path) -> None:
     for file in path.parent.iterdir():
         found = remains.fullmatch(file.name)
         if found and not _lives(int(found[1])):
-            file.unlink(missing_ok=True)
+            _remove(file)
 
 
 def _lives(process: int) -> bool:

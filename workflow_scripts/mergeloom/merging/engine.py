@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,16 +40,23 @@ Step = tuple[Method, dict[str, Any]]  # a method or modifier with all its parame
 class Merge:
     """What to do with every parameter.
 
-    method, settings : the method, and all its parameters.
-    choices : the method and, if it has one, its fallback: the first that suits a parameter is
-        applied to it.
+    choices : the method and, if it has one, its fallback, each with all its parameters: the first
+        that suits a parameter is applied to it.
     modifiers : of what they make, in their order.
     """
 
-    method: Method
-    settings: dict[str, Any]
     choices: tuple[Step, ...]
     modifiers: tuple[Step, ...] = ()
+
+    @property
+    def method(self) -> Method:
+        """The method that was asked for."""
+        return self.choices[0][0]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All its parameters."""
+        return self.choices[0][1]
 
     @property
     def inputs(self) -> set[str]:
@@ -99,19 +105,20 @@ def plan_merge(
         # What both are told, the masses of dual merging for instance, holds for the whole model.
         shared = {name: settings.get(name, own) for name, own in other.parameters.items()}
         choices.append((other, shared))
-    return Merge(chosen, settings, tuple(choices), tuple(added))
+    return Merge(tuple(choices), tuple(added))
 
 
 def merge_files(
     base: PathLike,
     experts: Sequence[PathLike],
     merge: Merge,
-    out: PathLike | Sequence[PathLike],
+    out: PathLike,
     family: str,
     device: str = "cpu",
     *,
     checkpoints: bool = False,
     alpha: float | None = None,
+    names: Sequence[str] = (),
     seed: int = 0,
     svd: Sequence[PathLike] | None = None,
     summed: PathLike | None = None,
@@ -134,7 +141,8 @@ def merge_files(
     out : without `alpha`, the file of the merged task vector, float32, all-zero tensors elided; of
         a method that gives one model per task its tensors are [T, *shape]. With `alpha`, the file
         of the merged model θ_0 + alpha · Δ, in the base's types and with what the base has beside;
-        of a method that gives one model per task, T files.
+        of a method that gives one model per task, a folder with such a file for each.
+    names : of the files in that folder, without suffix, in the order of the experts.
     family : name of the naming that tells matrices from vectors.
     device : where to compute, "cpu" or "cuda".
     seed : of methods that draw random numbers.
@@ -188,7 +196,7 @@ def merge_files(
         output: Output = (
             MergedTaskVector(out, material, merge.method, metadata or {})
             if alpha is None
-            else MergedWeights(out, base_file, material, merge.method, alpha, metadata or {})
+            else MergedWeights(out, base_file, material, merge.method, alpha, metadata or {}, names)
         )
         threads = stack.enter_context(pool(workers or torch.get_num_threads(), device))
         if merge.method.survey:
@@ -315,26 +323,3 @@ def _survey(material: Material, merge: Merge, threads: Pool) -> Any:
     wanted = inspect.signature(survey).parameters
     settings = {name: value for name, value in merge.settings.items() if name in wanted}
     return survey(Survey(material, threads), **settings)
-
-
-def outputs_of(merge: Merge, out: str, names: Sequence[str]) -> list[Path]:
-    """The files that a merged model is written to: one, or one per task at `{task}` in `out`.
-
-    Raises
-    ------
-    MergeloomError
-        If `out` names one file for a method that gives one model per task, or the other way round.
-    """
-    if not merge.method.per_task:
-        if "{task}" in out:
-            raise MergeloomError(
-                f"{merge.method.name} gives one model: leave {{task}} out of {out}."
-            )
-        return [Path(out)]
-    if "{task}" not in out:
-        raise MergeloomError(
-            f"{merge.method.name} gives one model per task. Write {{task}}, which the experts' "
-            "names replace, into the name of the output, for instance "
-            f"{Path(out).with_suffix('')}-{{task}}.safetensors."
-        )
-    return [Path(out.replace("{task}", name)) for name in names]

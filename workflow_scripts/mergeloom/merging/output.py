@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
+from mergeloom.io.atomic import atomic_path
 from mergeloom.io.tensors import TensorFile, TensorWriter
 from mergeloom.merging.group import Material
 from mergeloom.merging.method import Method
@@ -42,42 +43,7 @@ class Output(Protocol):
         """Take the merged task vector of a parameter, float32 on the CPU."""
 
 
-class _Writers:
-    """Open writers that end together."""
-
-    def __init__(self, writers: Sequence[TensorWriter], size: int, paths: Sequence[Path]) -> None:
-        self._writers, self._size, self._paths = writers, size, paths
-
-    def __enter__(self) -> Self:
-        self._new = [path for path in self._paths if not path.exists()]
-        with ExitStack() as stack:
-            for writer in self._writers:
-                stack.enter_context(writer)
-            # Now that what a killed merge left has been removed.
-            _check_room(self._paths[0], self._size)
-            self._begin()
-            self._stack = stack.pop_all()
-        return self
-
-    def _begin(self) -> None:
-        """Write what does not wait for the merge."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self._stack.__exit__(kind, error, trace)
-        except BaseException:
-            # Of several files the first may be in place already when another cannot be.
-            for path in self._new:
-                path.unlink(missing_ok=True)
-            raise
-
-
-class MergedTaskVector(_Writers):
+class MergedTaskVector:
     """The file of a merged task vector, not yet scaled by alpha, float32.
 
     Of a method that gives one model per task its tensors are [T, *shape], and the header's field
@@ -85,80 +51,99 @@ class MergedTaskVector(_Writers):
     """
 
     def __init__(
-        self,
-        out: PathLike | Sequence[PathLike],
-        material: Material,
-        method: Method,
-        metadata: Mapping[str, str],
+        self, out: PathLike, material: Material, method: Method, metadata: Mapping[str, str]
     ) -> None:
-        path = Path(out) if isinstance(out, str | os.PathLike) else Path(*out)
-        tasks = len(material.source)
         lead: tuple[int, ...] = ()
         if method.per_task:
-            lead, metadata = (tasks,), {**metadata, PER_TASK: str(tasks)}
+            lead = (len(material.source),)
+            metadata = {**metadata, PER_TASK: str(*lead)}
         layout = {
             key: (torch.float32, (*lead, *shape)) for key, shape in material.source.shapes.items()
         }
         # A method that works across layers does not give them in the file's order.
-        writer = TensorWriter(path, layout, metadata, elide_zeros=method.grain != "stack")
-        self.keys: Sequence[str] = writer.keys
-        super().__init__([writer], _bytes_of(layout), [path])
+        self._writer = TensorWriter(out, layout, metadata, elide_zeros=method.grain != "stack")
+        self._path, self._size = Path(out), _bytes_of(layout)
+        self.keys: Sequence[str] = self._writer.keys
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._writer)
+            _check_room(self._path, self._size)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def write(self, key: str, merged: Tensor) -> None:
         """Take the merged task vector of a parameter, float32 on the CPU."""
-        self._writers[0].write(key, merged.to(torch.float32))
+        self._writer.write(key, merged.to(torch.float32))
 
 
-class MergedWeights(_Writers):
-    """Files of merged models θ_0 + alpha · Δ, in the base's types, with all that the base has.
+class MergedWeights:
+    """The file of a merged model θ_0 + alpha · Δ, in the base's types, with all that the base has.
 
-    One file, or T of a method that gives one model per task.
+    Of a method that gives one model per task, a folder with a file for each, which appears whole.
     """
 
     def __init__(
         self,
-        out: PathLike | Sequence[PathLike],
+        out: PathLike,
         base: TensorFile,
         material: Material,
         method: Method,
         alpha: float,
         metadata: Mapping[str, str],
+        names: Sequence[str],
     ) -> None:
-        paths = [Path(out)] if isinstance(out, str | os.PathLike) else [Path(path) for path in out]
-        expected = len(material.source) if method.per_task else 1
-        if len(paths) != expected:
-            raise MergeloomError(
-                f"{method.name} gives {expected} models here, but {len(paths)} files are named."
-            )
-        layout = {key: (base.dtype(key), base.shape(key)) for key in base}
-        super().__init__(
-            [
-                TensorWriter(
-                    path, layout, {**metadata, TASK: str(task)} if method.per_task else metadata
-                )
-                for task, path in enumerate(paths)
-            ],
-            _bytes_of(layout) * len(paths),
-            paths,
-        )
-        self._base, self._alpha, self._per_task = base, alpha, method.per_task
-        self.keys = [key for key in self._writers[0].keys if key in material.source.shapes]
-        self._other = [key for key in self._writers[0].keys if key not in material.source.shapes]
+        self._path, self._base, self._alpha = Path(out), base, alpha
+        self._names = list(names) if method.per_task else None
+        self._metadata = metadata
+        self._layout = {key: (base.dtype(key), base.shape(key)) for key in base}
+        self.keys = sorted(material.source.shapes)
 
-    def _begin(self) -> None:
-        for key in self._other:
-            tensor = self._base.read(key)
-            for writer in self._writers:
-                writer.write(key, tensor)
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            paths, headers = [self._path], [self._metadata]
+            if self._names is not None:
+                folder = stack.enter_context(atomic_path(self._path))
+                folder.mkdir()
+                paths = [folder / f"{name}.safetensors" for name in self._names]
+                headers = [{**self._metadata, TASK: str(task)} for task in range(len(paths))]
+            self._writers = [
+                stack.enter_context(TensorWriter(path, self._layout, header))
+                for path, header in zip(paths, headers, strict=True)
+            ]
+            # Now that what a killed merge left has been removed.
+            _check_room(self._path, _bytes_of(self._layout) * len(paths))
+            for key in self._layout.keys() - set(self.keys):
+                tensor = self._base.read(key)
+                for writer in self._writers:
+                    writer.write(key, tensor)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def write(self, key: str, merged: Tensor) -> None:
         """Take the merged task vector of a parameter, float32 on the CPU."""
         start = self._base.read(key)
-        deltas = merged if self._per_task else [merged]
+        deltas = [merged] if self._names is None else merged
         wide = torch.float64 if start.dtype == torch.float64 else torch.float32
-        for writer, path, delta in zip(self._writers, self._paths, deltas, strict=True):
+        for writer, delta in zip(self._writers, deltas, strict=True):
             weights = torch.add(start.to(wide), delta, alpha=self._alpha).to(start.dtype)
-            _check_range(weights.to(wide), start.dtype, path, key)
+            _check_range(weights.to(wide), start.dtype, self._path, key)
             writer.write(key, weights)
 
 
