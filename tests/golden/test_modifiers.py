@@ -9,8 +9,9 @@ from spectra import svd
 from study import BLOCK, ELEMENTWISE, SPECTRAL, Study, assert_agree
 
 from mergeloom.errors import MergeloomError
-from mergeloom.merging import group
+from mergeloom.merging import engine, group
 from mergeloom.merging.engine import plan_merge
+from mergeloom.merging.task_vector import write_svd_cache
 
 
 def calibrated(merged: np.ndarray, deltas: np.ndarray, floor: float) -> np.ndarray:
@@ -69,6 +70,32 @@ def test_a_task_that_has_nothing_in_a_direction_counts_with_the_floor(
         for key, delta in deltas.items()
     }
     assert_agree(result, expected, SPECTRAL)
+
+
+def test_svc_takes_the_spectrum_of_a_sum_from_its_cache_and_of_nothing_else(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "sum.safetensors"
+    write_svd_cache(study.task_vectors, cache, "clip", 1.0, "cpu")
+    svc = [{"svc": {"floor": 0.3}}]
+    expected = study.merge("task_arithmetic", modifiers=svc)
+    average = study.merge("weight_average", modifiers=svc)
+    assert "summed" in plan_merge("task_arithmetic", modifiers=svc).inputs
+    assert "summed" not in plan_merge("weight_average", modifiers=svc).inputs
+    # Behind another modifier it is not the sum that SVC gets.
+    scaled = [{"lines": {"first": 0.5, "last": 0.5}}, *svc]
+    assert_agree(
+        study.merge("task_arithmetic", modifiers=scaled, summed=cache),
+        study.merge("task_arithmetic", modifiers=scaled),
+        0,
+    )
+    assert_agree(study.merge("weight_average", modifiers=svc, summed=cache), average, 0)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("was decomposed again")
+
+    monkeypatch.setattr(engine, "truncated_svd", refuse)
+    assert_agree(study.merge("task_arithmetic", modifiers=svc, summed=cache), expected, SPECTRAL)
 
 
 def test_svc_of_nothing_is_nothing(study: Study) -> None:

@@ -662,7 +662,7 @@ def test_an_output_that_cannot_be_made_is_refused(files: Files, mergeloom: Comma
     assert_refused(files, done, r"cannot be made, as .*base.safetensors is a file")
     (files.folder / "d.safetensors").mkdir()
     done = mergeloom(*arguments(files, out=files.folder / "d.safetensors"))
-    assert_refused(files, done, r"d.safetensors: is a directory")
+    assert_refused(files, done, r"d.safetensors: is a folder, expected the name of a file")
 
 
 def test_a_failed_merge_leaves_the_file_that_it_was_to_replace(

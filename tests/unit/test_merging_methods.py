@@ -92,7 +92,7 @@ def test_a_method_with_unknown_inputs_or_parameters_without_default_is_a_program
         describe(lambda deltas, *, density: deltas, "example")
     with pytest.raises(TypeError, match="limits of density"):
         describe(lambda deltas: deltas, "example", limits={"density": "(0, 1]"})
-    with pytest.raises(TypeError, match="does not take `merged`"):
+    with pytest.raises(TypeError, match="takes neither `merged` nor `spectrum`"):
         modifier("example")(lambda deltas: deltas)
     get_method("tsv")
     with pytest.raises(ValueError, match="tsv"):

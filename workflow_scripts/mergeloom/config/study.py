@@ -102,12 +102,15 @@ def functions_of(merger: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 def inputs_of(merger: Mapping[str, Any]) -> set[str]:
     """What the functions of a merger take: see `merging.method.INPUTS`."""
-    return {
+    taken = {
         name
         for registry, functions in functions_of(merger).items()
         for function in functions
         for name in lookup(registry, function).inputs
     }
+    # The spectrum of what was merged is that of the sum, if that is what was merged.
+    sums = lookup("merger", merger["method"]).options.get("sums", False)
+    return taken | ({"summed"} if sums and "spectrum" in taken else set())
 
 
 def resolve_alpha(merger: Mapping[str, Any], *, encoder: str, benchmark: str) -> dict[str, Any]:

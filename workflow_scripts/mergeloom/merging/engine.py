@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile
+from mergeloom.linalg.spectral import truncated_svd
 from mergeloom.merging.caches import check_source
-from mergeloom.merging.group import Group, Material, Stack, Survey, apply, spans
+from mergeloom.merging.group import Group, Material, Stack, Summed, Survey, apply, spans
 from mergeloom.merging.method import Method, get_method, get_modifier
 from mergeloom.merging.output import MergedTaskVector, MergedWeights, Output
 from mergeloom.merging.parameters import check_parameters
@@ -61,7 +63,8 @@ class Merge:
     @property
     def inputs(self) -> set[str]:
         """All that its functions take."""
-        return {name for method, _ in (*self.choices, *self.modifiers) for name in method.inputs}
+        taken = {name for method, _ in (*self.choices, *self.modifiers) for name in method.inputs}
+        return taken | ({"summed"} if self.method.sums and "spectrum" in taken else set())
 
     @property
     def elementwise(self) -> bool:
@@ -290,10 +293,19 @@ def apply_to_stack(merge: Merge, stack: Stack, material: Material) -> Iterator[T
 
 
 def _modified(merged: Tensor, group: Group, merge: Merge) -> Tensor:
+    is_sum = merge.method.sums
     for modifier, settings in merge.modifiers:
         if modifier.on == "all" or group.place.kind == "matrix":
-            merged = apply(modifier, group, settings, merged=merged)
+            spectrum = partial(_spectrum, merged, group.summed if is_sum else None)
+            merged = apply(modifier, group, settings, merged=merged, spectrum=spectrum)
+            is_sum = False
     return merged
+
+
+def _spectrum(matrix: Tensor, summed: Summed | None) -> tuple[Tensor, Tensor, Tensor]:
+    """All singular triples of what was merged: if that is the sum, perhaps from its cache."""
+    rank = min(matrix.shape)
+    return summed.svd(rank) if summed and summed.cached else truncated_svd(matrix, rank)
 
 
 def _suits(method: Method, group: Group) -> bool:

@@ -32,6 +32,7 @@ INPUTS = {
     "statistics": "what the method's survey of the whole model found",
     "stack": "Stack: the task vectors of equally shaped matrices of all blocks",
     "merged": "Tensor [*shape], float32: what the method made of this parameter (modifiers only)",
+    "spectrum": "function: U [m, r], S [r], Vt [r, n] of what the method made (modifiers only)",
 }
 On = Literal["all", "matrices"]
 Grain = Literal["element", "tensor", "stack"]
@@ -63,6 +64,7 @@ class Method:
         element alike and gets runs of elements, inputs flat, [T, n] and [n]; one of grain "stack"
         gets the matrices of all blocks that share a name at once.
     per_task : gives one model per task, [T, *shape]: such a model needs the task's identity.
+    sums : gives the sum of the task vectors itself, whose spectrum may lie in a cache.
     survey : function (Survey, **parameters) whose result is the input `statistics`.
     inputs : names of what the function takes, out of `INPUTS`.
     parameters, limits : name and default of what the user may set, and its range or choices.
@@ -75,6 +77,7 @@ class Method:
     on: On
     grain: Grain
     per_task: bool
+    sums: bool
     survey: Callable[..., Any] | None
     inputs: tuple[str, ...]
     parameters: Mapping[str, Any]
@@ -98,6 +101,7 @@ def merger(
     on: On = "all",
     grain: Grain = "tensor",
     per_task: bool = False,
+    sums: bool = False,
     survey: Callable[..., Any] | None = None,
     limits: Limits | None = None,
 ) -> Callable[[Function], Function]:
@@ -106,7 +110,7 @@ def merger(
     def register(function: Function) -> Function:
         return _register(
             _MERGERS,
-            describe(function, name, arxiv, alpha, on, grain, per_task, survey, limits),
+            describe(function, name, arxiv, alpha, on, grain, per_task, sums, survey, limits),
         )
 
     return register
@@ -119,12 +123,12 @@ def modifier(
     grain: Grain = "tensor",
     limits: Limits | None = None,
 ) -> Callable[[Function], Function]:
-    """Register a function of `merged` as the modifier `name`."""
+    """Register a function of `merged`, or of its `spectrum`, as the modifier `name`."""
 
     def register(function: Function) -> Function:
         method = describe(function, name, arxiv, on=on, grain=grain, limits=limits)
-        if "merged" not in method.inputs:
-            raise TypeError(f"the modifier {name} does not take `merged`")
+        if not {"merged", "spectrum"} & set(method.inputs):
+            raise TypeError(f"the modifier {name} takes neither `merged` nor `spectrum`")
         return _register(_MODIFIERS, method)
 
     return register
@@ -145,6 +149,7 @@ def describe(
     on: On = "all",
     grain: Grain = "tensor",
     per_task: bool = False,
+    sums: bool = False,
     survey: Callable[..., Any] | None = None,
     limits: Limits | None = None,
 ) -> Method:
@@ -159,7 +164,8 @@ def describe(
     if stray := set(limits or {}) - set(parameters):
         raise TypeError(f"{name} has limits of {', '.join(stray)}, which are no parameters")
     return Method(
-        name, function, arxiv, alpha, on, grain, per_task, survey, inputs, parameters, limits or {}
+        name, function, arxiv, alpha, on, grain, per_task, sums, survey, inputs, parameters,
+        limits or {},
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ and every value is finite.
 import hashlib
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -68,7 +69,7 @@ class Source(Protocol):
         """Return the files of task vectors that are zero everywhere."""
 
 
-class _Files:
+class _Files(ABC):
     """T open files that have the parameters of one layout, and the base that they belong to.
 
     Parameters
@@ -215,16 +216,16 @@ class _Files:
     def _count(self, key: str, start: int, stop: int | None) -> int:
         return (math.prod(self.shapes[key]) if stop is None else stop) - start
 
-    def _origin(self, key: str, start: int, stop: int | None) -> Tensor | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _origin(self, key: str, start: int, stop: int | None) -> Tensor | None: ...
 
-    def _is_zero(self, file: TensorFile, key: str) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _is_zero(self, file: TensorFile, key: str) -> bool: ...
 
+    @abstractmethod
     def _read(
         self, file: TensorFile, key: str, start: int, out: Tensor, origin: Tensor | None
-    ) -> Tensor:
-        raise NotImplementedError
+    ) -> Tensor: ...
 
     def _blame(self, key: str) -> None:
         for file in self._files:

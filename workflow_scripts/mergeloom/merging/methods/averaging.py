@@ -41,7 +41,7 @@ def weight_average(total: Tensor, tasks: int) -> Tensor:
     return total / tasks
 
 
-@merger("task_arithmetic", arxiv="2212.04089", alpha=0.3, grain="element")
+@merger("task_arithmetic", arxiv="2212.04089", alpha=0.3, grain="element", sums=True)
 def task_arithmetic(total: Tensor) -> Tensor:
     """Task arithmetic: Δ = Σ_t Δ_t, scaled by alpha, 0.3 unless it is searched.
 

@@ -1,15 +1,18 @@
 """What makes any method's merged task vector better."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from mergeloom.linalg.spectral import truncated_svd
 from mergeloom.merging.method import modifier
 from mergeloom.models.naming import Place
 
+Triple = tuple[Tensor, Tensor, Tensor]
+
 
 @modifier("svc", arxiv="2602.05536", on="matrices", limits={"floor": "(0, 1]"})
-def svc(merged: Tensor, deltas: Tensor, *, floor: float = 0.1) -> Tensor:
+def svc(spectrum: Callable[[], Triple], deltas: Tensor, *, floor: float = 0.1) -> Tensor:
     """SVC: shrink the singular values of directions that several tasks have in common.
 
     With the merged matrix M = U Σ Vᵀ, direction u_r holds a_r = u_rᵀ M of the merge and
@@ -20,7 +23,8 @@ def svc(merged: Tensor, deltas: Tensor, *, floor: float = 0.1) -> Tensor:
 
     Parameters
     ----------
-    merged : Tensor [m, n], float32 – merged task vector.
+    spectrum : function that gives U [m, r], S [r] and Vt [r, n] of the merged matrix; of a sum, from
+        its cache.
     deltas : Tensor [T, m, n], float32 – task vectors.
     floor : float, above 0, at most 1 – the paper's α: 0.1 to 0.2 for sums and means, 1 for methods
         that avoid interference (TSV-M, WUDI), which only makes values smaller.
@@ -29,7 +33,7 @@ def svc(merged: Tensor, deltas: Tensor, *, floor: float = 0.1) -> Tensor:
     -------
     Tensor [m, n], float32.
     """
-    U, S, Vt = truncated_svd(merged, min(merged.shape))
+    U, S, Vt = spectrum()
     spread = S.unsqueeze(-1) * Vt
     shares = torch.zeros_like(S)
     for delta in deltas:
