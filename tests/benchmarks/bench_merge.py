@@ -9,9 +9,11 @@ all cases are interleaved, and the table shows medians.
     python tests/benchmarks/bench_merge.py                                         8 x ViT-B-32
     python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2
     python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --alone
+    python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2 --every
 
-The last one needs 30 GiB of disk, and says nothing of the reference, which would need 50 GiB of
-memory. With --device cuda both compute on the GPU.
+The third one needs 30 GiB of disk, and says nothing of the reference, which would need 50 GiB of
+memory. The fourth shows time and memory of every method that there is, run once. With --device cuda
+both compute on the GPU.
 """
 
 import argparse
@@ -49,7 +51,10 @@ CASES = {
     "tensor decomp.": ("tensor_decomp", "tensor_decomp"),
 }
 # Where the default keeps all ranks, and would measure an average.
-PARAMETERS = {"tensor_decomp": {"rank_strategy": "energy", "fallback": "mean"}}
+PARAMETERS = {
+    "tensor_decomp": {"rank_strategy": "energy", "fallback": "mean"},
+    "wudi": {"iterations": 10},  # each takes as long as the one before
+}
 
 
 def shapes_of(encoder: str, layers: int) -> dict[str, tuple[int, ...]]:
@@ -301,6 +306,9 @@ def table(arguments: argparse.Namespace) -> None:
             for key in ("encoder", "layers", "experts", "threads", "device")
         ]
         process("--worker=prepare")
+        if arguments.every:
+            every(process)
+            return
         workers = {f"ours:{method}" if other else method for method, other in CASES.values()}
         if not arguments.alone:
             workers |= {f"reference:{other}" for _, other in CASES.values() if other}
@@ -345,6 +353,19 @@ def table(arguments: argparse.Namespace) -> None:
         )
 
 
+def every(process: Callable[[str], str]) -> None:
+    """Run every method once, and print its time and memory."""
+    from mergeloom.merging.method import methods
+
+    print("| method            | seconds | memory, MiB |")
+    print("|-------------------|--------:|------------:|")
+    for method in methods():
+        measured = json.loads(process(f"--worker=ours:{method}"))
+        print(
+            f"| {method:17} | {measured['seconds']:7.1f} | {measured['memory']:11.0f} |", flush=True
+        )
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -354,6 +375,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each case")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--alone", action="store_true", help="leave out the reference")
+    parser.add_argument("--every", action="store_true", help="every method, run once")
     parser.add_argument("--disk", help="folder for the files, if not the one for temporary files")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its default")
     parser.add_argument("--folder", help=argparse.SUPPRESS)

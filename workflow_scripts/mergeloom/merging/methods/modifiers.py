@@ -23,8 +23,7 @@ def svc(spectrum: Callable[[], Triple], deltas: Tensor, *, floor: float = 0.1) -
 
     Parameters
     ----------
-    spectrum : function that gives U [m, r], S [r] and Vt [r, n] of the merged matrix; of a sum, from
-        its cache.
+    spectrum : gives U [m, r], S [r] and Vt [r, n] of the merged matrix; of a sum, from its cache.
     deltas : Tensor [T, m, n], float32 – task vectors.
     floor : float, above 0, at most 1 – the paper's α: 0.1 to 0.2 for sums and means, 1 for methods
         that avoid interference (TSV-M, WUDI), which only makes values smaller.
