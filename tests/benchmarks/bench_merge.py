@@ -9,11 +9,11 @@ all cases are interleaved, and the table shows medians.
     python tests/benchmarks/bench_merge.py                                         8 x ViT-B-32
     python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2
     python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --alone
-    python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2 --every
+    python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2 --methods all
 
 The third one needs 30 GiB of disk, and says nothing of the reference, which would need 50 GiB of
-memory. The fourth shows time and memory of every method that there is, run once. With --device cuda
-both compute on the GPU.
+memory. The fourth shows time and memory of methods, or of all that there are, run once. With
+--device cuda both compute on the GPU.
 """
 
 import argparse
@@ -117,6 +117,8 @@ def ours(folder: Path, method: str, device: str) -> Callable[[Path], None]:
     plan = plan_merge(name, PARAMETERS.get(name))  # imports are not timed
     svd = sorted(folder.glob("*.svd.safetensors")) if cached else None
     experts = task_vectors(folder)
+    if name == "slerp":
+        experts = experts[:2]  # it is between two
     if svd:
         # A job of the workflow knows them from its record of provenance, as does the command line.
         for path in experts:
@@ -306,8 +308,8 @@ def table(arguments: argparse.Namespace) -> None:
             for key in ("encoder", "layers", "experts", "threads", "device")
         ]
         process("--worker=prepare")
-        if arguments.every:
-            every(process)
+        if arguments.methods:
+            methods_table(arguments.methods, process)
             return
         workers = {f"ours:{method}" if other else method for method, other in CASES.values()}
         if not arguments.alone:
@@ -353,16 +355,16 @@ def table(arguments: argparse.Namespace) -> None:
         )
 
 
-def every(process: Callable[[str], str]) -> None:
-    """Run every method once, and print its time and memory."""
+def methods_table(names: list[str], process: Callable[[str], str]) -> None:
+    """Run methods once, and print their time and memory."""
     from mergeloom.merging.method import methods
 
     print("| method            | seconds | memory, MiB |")
     print("|-------------------|--------:|------------:|")
-    for method in methods():
-        measured = json.loads(process(f"--worker=ours:{method}"))
+    for name in methods() if names == ["all"] else names:
+        measured = json.loads(process(f"--worker=ours:{name}"))
         print(
-            f"| {method:17} | {measured['seconds']:7.1f} | {measured['memory']:11.0f} |", flush=True
+            f"| {name:17} | {measured['seconds']:7.1f} | {measured['memory']:11.0f} |", flush=True
         )
 
 
@@ -375,7 +377,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each case")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--alone", action="store_true", help="leave out the reference")
-    parser.add_argument("--every", action="store_true", help="every method, run once")
+    parser.add_argument("--methods", nargs="+", help="run only these once, or `all`")
     parser.add_argument("--disk", help="folder for the files, if not the one for temporary files")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its default")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
