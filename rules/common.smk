@@ -133,7 +133,7 @@ def memory_of_merge(wildcards, input, attempt):
     return int((2000 + 0.15 * input.size_mb) * 1.5 ** (attempt - 1))
 
 
-RENDERED = [t for t, p in PRESETS["tasks"].items() if isinstance(p["source"], dict)]
+RENDERED = [t for t, p in PRESETS["tasks"].items() if "rendered" in p["source"]]
 PRETRAINED = [e for e, p in PRESETS["encoders"].items() if "pretrain" in p["weights"]]
 TRAINED = [e for e, p in PRESETS["experts"].items() if "source" not in p]
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]

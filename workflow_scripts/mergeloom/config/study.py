@@ -49,7 +49,7 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
         for task in tasks:
             refer("tasks", task, f"benchmark {benchmark!r}")
     for name, task in presets["tasks"].items():
-        if isinstance(task["source"], Mapping):
+        if "rendered" in task["source"]:
             _look_up("renderer", task["source"]["rendered"], f"task {name!r}")
     for name, encoder in presets["encoders"].items():
         _look_up("family", encoder["family"], f"encoder {name!r}")
