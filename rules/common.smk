@@ -26,6 +26,7 @@ from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
 from mergeloom.errors import MergeloomError
 from mergeloom.provenance.code import digest, lookup
 from mergeloom.provenance.environment import environment_digest
+from mergeloom.report.published import lookup as lookup_published, read_published
 
 # Threads of OpenMP that wait for another spin for long by default. On a machine that does anything else
 # beside, two threads were then 19 times slower than with this; on a quiet one it makes no difference.
@@ -60,7 +61,7 @@ def explained(function):
 
 @explained
 def checked():
-    """The configuration's roots and all presets by kind, after everything has been checked."""
+    """The configuration's roots, all presets by kind and the published figures, all checked."""
     schemas = BASE / "config" / "schema"
     check(config, schema_named(schemas, "config"), "config")
     roots = resolve_roots(config["roots"], Path.cwd())
@@ -70,10 +71,10 @@ def checked():
     ]
     presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
     check_study(config, presets)
-    return roots, presets
+    return roots, presets, read_published(folders)
 
 
-ROOTS, PRESETS = checked()
+ROOTS, PRESETS, PUBLISHED_FIGURES = checked()
 config["roots"] = ROOTS
 
 
@@ -272,6 +273,15 @@ def merger_results(wildcards):
         merger=[ZEROSHOT, *names, FINETUNED],
         **wildcards,
     )
+
+
+def published_figures(wildcards):
+    """The published averages of this study's mergers, as mappings."""
+    known = lookup_published(
+        PUBLISHED_FIGURES, wildcards.encoder, wildcards.benchmark, wildcards.experts
+    )
+    shown = [ZEROSHOT, *config["mergers"], FINETUNED]
+    return [known[merger]._asdict() for merger in shown if merger in known]
 
 
 def wandb_logs(wildcards):

@@ -24,6 +24,7 @@ rule tabulate_results:
         mem_mb=memory,
     params:
         tasks=tasks_of,
+        published=published_figures,
         code=code("tabulate_results.py"),
         env=env(PICTURES),
     message:
@@ -56,6 +57,7 @@ rule plot_results:
         mem_mb=memory,
     params:
         tasks=tasks_of,
+        published=published_figures,
         code=code("plot_results.py"),
         env=env(PICTURES),
     message:

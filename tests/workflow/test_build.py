@@ -119,6 +119,19 @@ def test_a_comment_in_the_library_re_runs_nothing(built):
     assert built.planned() == {}
 
 
+def test_a_published_figure_stands_beside_ours_and_editing_it_makes_the_tables_again(built):
+    rows = list(csv.DictReader(built.read(f"{RESULTS}/summary.csv").splitlines()))
+    assert {
+        row["merger"]: row["published_accuracy"] for row in rows if row["published_source"]
+    } == {"tsv": "0.812500"}
+    file = "tests/workflow/presets/published/tiny.csv"
+    built.edit(file, "finetuned,81.25", "finetuned,82.25")
+    assert rules_of(built.planned()) == {"tabulate_results": 1, "plot_results": 1}
+    built.edit(file, "finetuned,82.25", "finetuned,81.25")
+    built.edit(file, "other_family,44.5", "other_family,45.5")
+    assert built.planned() == {}
+
+
 def test_touching_a_script_re_runs_nothing(built):
     for script in (built.folder / "workflow_scripts").glob("*.py"):
         script.touch()

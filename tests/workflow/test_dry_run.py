@@ -53,7 +53,7 @@ def test_every_collector_target_is_planned(fresh):
         ({"sede": 3}, "config: unknown key 'sede'; known keys: benchmarks"),
         ({"mergers": ["tvs"]}, "unknown merger 'tvs'; config has: breadcrumbs"),
         ({"encoders": ["ViT-Nono"]}, "unknown encoder 'ViT-Nono'; config has: ViT-B-16"),
-        ({"benchmarks": ["tniy"]}, "unknown benchmark 'tniy'; config has: demo2, demo8"),
+        ({"benchmarks": ["tniy"]}, "unknown benchmark 'tniy'; config has: N14, N2, N20"),
         ({"svd": {"fraction": 2}}, "config: svd.fraction: 2 is greater than the maximum of 1"),
         ({"presets": ["config", "nowhere"]}, "nowhere is not a folder"),
     ],
@@ -64,6 +64,15 @@ def test_a_wrong_configuration_is_one_clear_error(fresh, change, message):
     done = fresh.run("-n", configfile="wrong.yaml", check=False)
     assert done.returncode != 0
     assert message in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_wrong_published_figure_is_one_clear_error(fresh):
+    fresh.edit("config/published/tsv_paper.csv", "tsv,ViT-B-32,N8,tall_drive,85.86,92.31",
+               "tsv,ViT-B-32,N8,tall_drive,0.8586,92.31")  # fmt: skip
+    done = fresh.run("-n", check=False)
+    assert done.returncode != 0
+    assert "config/published/tsv_paper.csv, line 38: accuracy is '0.8586'" in done.stdout
     assert "Traceback" not in done.stdout
 
 

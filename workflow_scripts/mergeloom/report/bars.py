@@ -19,10 +19,12 @@ def bars(frame: pd.DataFrame, subject: str = "") -> Figure:
     """Draw the averages of a summary (see `mergeloom.report.tables.summary`) as bars.
 
     Mergers stand in the order of the table, from top to bottom; zero-shot and fine-tuned are lines
-    across the bars. Left absolute accuracy, right normalized by the fine-tuned models'.
+    across the bars. Left absolute accuracy, right normalized by the fine-tuned models'. A diamond
+    on a bar is the published average of that merger.
     """
     mergers = mergers_of(frame)
-    height = 1.9 + 0.36 * max(len(mergers), 1)
+    published = "published_accuracy" in mergers and mergers["published_accuracy"].notna().any()
+    height = 1.9 + 0.36 * max(len(mergers), 1) + 0.3 * published
     with style.figure(9, height, "Average accuracy of the merged models", subject) as fig:
         left, right = fig.subplots(1, 2, sharey=True)
         for axes, column, title in (
@@ -34,6 +36,8 @@ def bars(frame: pd.DataFrame, subject: str = "") -> Figure:
             ),
         ):
             _panel(axes, mergers, column)
+            if published:
+                _published(axes, mergers[f"published_{column}"])
             for merger, look in (("zeroshot", style.ZEROSHOT), ("finetuned", style.FINETUNED)):
                 row = reference(frame, merger)
                 if row is not None:
@@ -41,6 +45,9 @@ def bars(frame: pd.DataFrame, subject: str = "") -> Figure:
             axes.set_title(title, pad=20)
         left.set_yticks(np.arange(len(mergers)), [_name(row) for _, row in mergers.iterrows()])
         left.set_ylim(len(mergers) - 0.45, -0.55)
+        if published:
+            words = "published for the same encoder, benchmark and family of checkpoints"
+            fig.legend(left.lines[:1], [words], loc="outside lower left", handlelength=1)
         return fig
 
 
@@ -78,6 +85,11 @@ def _panel(axes: Axes, mergers: pd.DataFrame, column: str) -> None:
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0, labelsize=9)
     axes.spines["left"].set_visible(False)
+
+
+def _published(axes: Axes, values: pd.Series) -> None:
+    # White with a dark edge: to be seen on a bar of any colour and beside it.
+    axes.plot(values, values.index, ls="", marker="D", ms=6, mfc="white", mec="#111111", mew=1.3)
 
 
 def _line(axes: Axes, value: float, name: str, look: dict[str, Any]) -> None:

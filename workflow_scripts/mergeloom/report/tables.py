@@ -7,18 +7,25 @@ import numpy as np
 import pandas as pd
 
 from mergeloom.io.atomic import atomic_path
+from mergeloom.report.published import Figure, lookup
 from mergeloom.report.results import Result, in_order
 
-FIXED_COLUMNS = ("merger", "per_task", "alpha", "alpha_how", "accuracy", "normalized_accuracy")
+PUBLISHED_COLUMNS = ("published_accuracy", "published_normalized_accuracy", "published_source")
 
 
-def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd.DataFrame:
+def summary(
+    results: Iterable[Result],
+    tasks: Sequence[str] | None = None,
+    published: Iterable[Figure] = (),
+) -> pd.DataFrame:
     """Put the results of one benchmark into a table.
 
     Parameters
     ----------
     results : contents of the result JSONs; zero-shot and fine-tuned stand anywhere.
     tasks : order of the task columns; default: as in the first result.
+    published : published figures; only averages of the results' own encoder, experts and benchmark
+        are taken.
 
     Returns
     -------
@@ -26,7 +33,9 @@ def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd
     merger, per_task (one model per task, told which it is), alpha (NaN for finetuned), alpha_how
     (search, table, fixed or empty), accuracy and normalized_accuracy (averages over tasks), then
     `<task>` and `<task>_normalized` per task. Accuracies are fractions: 1 is all right; normalized,
-    1 is as good as the fine-tuned model.
+    1 is as good as the fine-tuned model. Where a merger's average is published, the columns
+    published_accuracy, published_normalized_accuracy (NaN where not published) and published_source
+    stand before those of the tasks.
 
     Raises
     ------
@@ -34,10 +43,18 @@ def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd
         The results do not belong together, see `mergeloom.report.results.in_order`.
     """
     ordered = in_order(results, tasks)
-    return pd.DataFrame([_row(result, tasks or list(ordered[0]["tasks"])) for result in ordered])
+    first = ordered[0]
+    known = lookup(published, first["encoder"], first["benchmark"], first["experts"])
+    tasks = tasks or list(first["tasks"])
+    frame = pd.DataFrame([_row(r, tasks, known.get(r["merger"]["name"])) for r in ordered])
+    if (frame["published_source"] == "").all():
+        return frame.drop(columns=list(PUBLISHED_COLUMNS))
+    return frame
 
 
-def _row(result: Result, tasks: Sequence[str]) -> dict[str, str | float | bool]:
+def _row(
+    result: Result, tasks: Sequence[str], published: Figure | None
+) -> dict[str, str | float | bool]:
     alpha = result["alpha"] or {"value": None, "how": ""}
     row: dict[str, str | float | bool] = {
         "merger": result["merger"]["name"],
@@ -47,6 +64,10 @@ def _row(result: Result, tasks: Sequence[str]) -> dict[str, str | float | bool]:
         "accuracy": result["average"]["accuracy"],
         "normalized_accuracy": result["average"]["normalized_accuracy"],
     }
+    normalized = None if published is None else published.normalized_accuracy
+    row["published_accuracy"] = np.nan if published is None else published.accuracy
+    row["published_normalized_accuracy"] = np.nan if normalized is None else normalized
+    row["published_source"] = "" if published is None else published.source
     for task in tasks:
         row[task] = result["tasks"][task]["accuracy"]
         row[f"{task}_normalized"] = result["tasks"][task]["normalized_accuracy"]
@@ -55,7 +76,7 @@ def _row(result: Result, tasks: Sequence[str]) -> dict[str, str | float | bool]:
 
 def tasks_of(frame: pd.DataFrame) -> list[str]:
     """Tasks of a summary, in its order."""
-    return list(frame.columns[len(FIXED_COLUMNS) :: 2])
+    return [column for column in frame.columns if f"{column}_normalized" in frame.columns]
 
 
 def mergers_of(frame: pd.DataFrame) -> pd.DataFrame:
@@ -77,34 +98,54 @@ def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
 
 def read_csv(path: str | Path) -> pd.DataFrame:
     """Read what `write_csv` wrote of a summary."""
-    return pd.read_csv(path, dtype={"merger": str, "alpha_how": str}).fillna({"alpha_how": ""})
+    words = ["merger", "alpha_how", "published_source"]
+    frame = pd.read_csv(path, dtype=dict.fromkeys(words, str))
+    return frame.fillna(dict.fromkeys(words, ""))
 
 
 def markdown(frame: pd.DataFrame) -> str:
     """Write a summary as a Markdown table in percent, "absolute (normalized)", with one decimal.
 
     The best merged model of a column is bold; zero-shot, fine-tuned and mergers that give one model
-    per task do not compete. The latter are marked.
+    per task do not compete. The latter are marked. Published averages have a column beside ours,
+    and their sources stand below.
     """
     columns = {"average": "accuracy"} | {task: task for task in tasks_of(frame)}
     competing = mergers_of(frame).query("not per_task")
     best = competing[list(columns.values())].round(3).max()
+    published = "published_accuracy" in frame.columns
+    titles = [*columns]
+    if published:
+        titles.insert(1, "published")
     lines = [
-        f"| merger | α | {' | '.join(columns)} |",
-        f"|---|---:|{'---:|' * len(columns)}",
+        f"| merger | α | {' | '.join(titles)} |",
+        f"|---|---:|{'---:|' * len(titles)}",
     ]
     for _, row in frame.iterrows():
         competes = row["merger"] in set(competing["merger"])
         cells = [marked(row), "" if pd.isna(row["alpha"]) else f"{row['alpha']:g}"]
         for column in columns.values():
             relative = "normalized_accuracy" if column == "accuracy" else f"{column}_normalized"
-            cell = f"{100 * row[column]:.1f} ({100 * row[relative]:.1f})"
+            cell = _cell(row[column], row[relative])
             wins = competes and round(row[column], 3) == best[column]
             cells.append(f"**{cell}**" if wins else cell)
+        if published:
+            cells.insert(3, _cell(row["published_accuracy"], row["published_normalized_accuracy"]))
         lines.append(f"| {' | '.join(cells)} |")
     if mergers_of(frame)["per_task"].any():
         lines += ["", "\\* one model per task, which is told its task"]
+    if published:
+        lines += ["", "Published:", ""]
+        shown = frame[frame["published_source"] != ""]
+        lines += [f"- {row['merger']}: {row['published_source']}" for _, row in shown.iterrows()]
     return "\n".join(lines) + "\n"
+
+
+def _cell(accuracy: float, normalized: float) -> str:
+    """Two fractions in percent, "absolute (normalized)", without what is NaN."""
+    if np.isnan(accuracy):
+        return ""
+    return f"{100 * accuracy:.1f}" + ("" if np.isnan(normalized) else f" ({100 * normalized:.1f})")
 
 
 def marked(row: pd.Series) -> str:
