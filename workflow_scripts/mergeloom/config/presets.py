@@ -17,13 +17,16 @@ from jsonschema.exceptions import best_match
 
 from mergeloom.errors import MergeloomError
 
+# libyaml's where PyYAML has it: every start of the workflow and of its jobs reads all presets.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 KINDS = ("tasks", "encoders", "benchmarks", "mergers", "recipes", "experts")
 
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, or a MergeloomError that names the file and the line."""
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.load(path.read_text(), Loader=_LOADER)
     except FileNotFoundError:
         raise MergeloomError(f"{path}: no such file") from None
     except yaml.YAMLError as error:

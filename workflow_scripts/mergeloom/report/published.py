@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mergeloom.config.study import NAME
 from mergeloom.errors import MergeloomError
 
 FOLDER = "published"
@@ -98,7 +97,7 @@ def _read(path: Path) -> Iterator[tuple[str, Figure]]:
 
 def _figure(row: dict[str, str], where: str) -> Figure:
     for column in (*NAMES, *(["task"] if "task" in row else [])):
-        if not re.fullmatch(NAME, row[column]):
+        if not re.fullmatch(r"[\w.-]+", row[column]):
             raise MergeloomError(f"{where}: {column} is {row[column]!r}, which is no name")
     if row["per_task"] not in ("true", "false"):
         raise MergeloomError(f"{where}: per_task is {row['per_task']!r}, but must be true or false")
