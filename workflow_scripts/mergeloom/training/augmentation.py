@@ -71,8 +71,10 @@ def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
     top, left, height, width = boxes.unbind(dim=1)
     rows, columns = _bicubic(top, height, size), _bicubic(left, width, size)
     pixels = images.permute(0, 3, 1, 2).float()
-    pixels = rows.unsqueeze(1) @ pixels @ columns.mT.unsqueeze(1)
-    return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    # Pillow keeps whole grey levels between the two directions, too.
+    pixels = (pixels @ columns.mT.unsqueeze(1)).round().clamp(0, 255)
+    pixels = (rows.unsqueeze(1) @ pixels).round().clamp(0, 255)
+    return pixels.to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _bicubic(offset: Tensor, length: Tensor, size: int) -> Tensor:
