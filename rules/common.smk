@@ -20,7 +20,9 @@ from mergeloom.config.study import (
     check_study,
     functions_of,
     inputs_of,
+    parts_of,
     resolve_alpha,
+    resolve_epochs,
 )
 from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
 from mergeloom.errors import MergeloomError
@@ -93,7 +95,7 @@ def code(script, **registry):
     """Params function: digest of all code that a script can run.
 
     Wildcards in the values of `registry` name presets: `merger="{merger}"` means that preset's method
-    and modifiers.
+    and modifiers. A value may also be a function of the wildcards that gives the name.
     """
     registered = {
         "merger": lambda name: functions_of(preset("mergers", name)),
@@ -101,13 +103,17 @@ def code(script, **registry):
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
         },
+        "recipe": lambda name: parts_of(preset("recipes", name)),
     }
 
     @explained
     def digest_of(wildcards):
         names = {}
         for kind, name in registry.items():
-            names |= registered[kind](name.format(**dict(wildcards)))
+            given = (
+                name(wildcards) if callable(name) else name.format(**dict(wildcards))
+            )
+            names |= registered[kind](given)
         return digest(script, **names)
 
     return digest_of
@@ -209,10 +215,17 @@ def shards_of(split):
     return shards
 
 
-def recipe_of(wildcards):
+def recipe_name(wildcards):
     """The recipe of a collection of experts: its own, or the encoder's."""
     named = preset("experts", wildcards.experts).get("recipe")
-    return preset("recipes", named or preset("encoders", wildcards.encoder)["recipe"])
+    return named or preset("encoders", wildcards.encoder)["recipe"]
+
+
+@explained
+def recipe_of(wildcards):
+    """The recipe of a collection of experts for a task."""
+    name, task = recipe_name(wildcards), wildcards.task
+    return resolve_epochs(preset("recipes", name), name, preset("tasks", task), task)
 
 
 def seed_of(wildcards):
@@ -302,6 +315,11 @@ def given_weights(wildcards):
     """The file that published weights come from, where it is one at hand and not a tag of the hub."""
     weights = preset("encoders", wildcards.encoder)["weights"]["published"]
     return [weights] if Path(weights).is_file() else []
+
+
+def pretraining_recipe(wildcards):
+    """The name of the recipe that an encoder is pretrained by."""
+    return pretraining_of(wildcards)["recipe"]
 
 
 def of_pretraining_tasks(pattern):

@@ -23,10 +23,10 @@ rule pretrain_encoder:
         mem_mb=memory,
     params:
         encoder=at("encoders", "encoder"),
-        recipe=lambda wildcards: preset("recipes", pretraining_of(wildcards)["recipe"]),
+        recipe=lambda wildcards: preset("recipes", pretraining_recipe(wildcards)),
         seed=config["seed"],
         threads=config["threads"]["pretrain"],
-        code=code("pretrain_encoder.py", family="{encoder}"),
+        code=code("pretrain_encoder.py", family="{encoder}", recipe=pretraining_recipe),
         env=env(NUMBERS),
     message:
         "Pretraining {wildcards.encoder}"

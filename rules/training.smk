@@ -28,7 +28,7 @@ rule finetune_task:
         seed=seed_of,
         batch_size=config["evaluation"]["batch_size"],
         threads=config["threads"]["finetune"],
-        code=code("finetune_task.py", family="{encoder}"),
+        code=code("finetune_task.py", family="{encoder}", recipe=recipe_name),
         env=env(NUMBERS),
     message:
         "Fine-tuning {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"

@@ -77,6 +77,21 @@ def test_a_helper_and_a_constant_that_a_method_uses_belong_to_it(scripts):
     assert after[1] == before[1]
 
 
+def test_editing_one_optimiser_trains_anew_what_is_trained_by_it(scripts):
+    parts = {"schedule": "cosine", "augmentation": "none"}
+    names = ("adamw", "adam", "sgd", "muon", "dualized_adamw")
+    before = {n: digest("finetune_task.py", scripts, optimizer=n, **parts) for n in names}
+    path = scripts / "mergeloom/training/optimizers.py"
+    edit(path, "momentum: float = 0.95", "momentum: float = 0.9")
+    after = {n: digest("finetune_task.py", scripts, optimizer=n, **parts) for n in names}
+    assert {n for n in names if after[n] != before[n]} == {"muon"}
+    # Modular duality is of those that dualise, and of no others.
+    edit(scripts / "mergeloom/models/duality.py", "0.01 + 0.49 * n", "0.02 + 0.49 * n")
+    last = {n: digest("finetune_task.py", scripts, optimizer=n, **parts) for n in names}
+    assert last["adamw"] == before["adamw"]
+    assert last["dualized_adamw"] != before["dualized_adamw"]
+
+
 def test_the_style_file_belongs_to_the_figures_and_to_nothing_else(scripts):
     rules = ("plot_results.py", "merge_models.py")
     before = [digest(script, scripts) for script in rules]

@@ -16,9 +16,12 @@ from mergeloom.evaluation.accuracy import evaluate
 from mergeloom.evaluation.head import build_head
 from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models.family import get_family
+from mergeloom.training import finetune as finetuning
 from mergeloom.training import loop
 from mergeloom.training.finetune import finetune
 from mergeloom.training.pretrain import contrastive_loss, distort, pretrain
+from mergeloom.training.recipe import Recipe, Span
+from mergeloom.training.resume import State
 
 ENCODER = {
     "family": "clip",
@@ -151,44 +154,105 @@ def test_no_resume_state_is_left(undisturbed):
     ]
 
 
+def test_the_default_recipe_is_a_plain_loop_of_adamw(undisturbed, task, encoder):
+    """To the byte: what is new in recipes leaves those that do not ask for it alone."""
+    torch.set_num_threads(1)
+    family, images = get_family("clip"), open_images(task / "train.safetensors")
+    with TensorFile(encoder[0]) as base, TensorFile(encoder[1]) as head:
+        weights = {k: base.read(k) for k in base if k.startswith("visual.")}
+        tower = family.build_tower(ENCODER["architecture"], weights).train()
+        head_weight = head.read("weight")
+    optimizer = torch.optim.AdamW(tower.parameters(), weight_decay=0.1, fused=True)
+    for epoch in range(3):
+        order = torch.randperm(24, generator=loop.generator(0, epoch + 1))
+        for batch in range(3):
+            step = 3 * epoch + batch
+            peak = 0.5 * (1 + math.cos(math.pi * (step - 2) / 7))
+            optimizer.param_groups[0]["lr"] = 1e-2 * (step + 1) / 2 if step < 2 else 1e-2 * peak
+            chosen = order[8 * batch : 8 * (batch + 1)]
+            pixels = (images.images[chosen].permute(0, 3, 1, 2).float() - 127.5) / 63.75
+            loss = cross_entropy(family.logits(tower, head_weight, pixels), images.labels[chosen])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    with TensorFile(undisturbed[1] / "checkpoint.safetensors") as file:
+        for key, value in family.tower_weights(tower).items():
+            assert torch.equal(file[key], value), key
+
+
+def interrupt(monkeypatch, after):
+    """Let a run die after it has saved its state so many times."""
+    save = State.save
+    saved = []
+
+    def save_and_die(self, *arguments):
+        save(self, *arguments)
+        saved.append(1)
+        if len(saved) == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(State, "save", save_and_die)
+
+
+def count_batches(monkeypatch):
+    """A list that grows with every batch that is trained on."""
+    seen = []
+
+    def counted(*arguments):
+        seen.append(1)
+        return cross_entropy(*arguments)
+
+    monkeypatch.setattr(finetuning, "cross_entropy", counted)
+    return seen
+
+
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_interrupted_training_ends_in_the_same_bytes(
     undisturbed, task, encoder, tmp_path, monkeypatch, epochs
 ):
-    save = loop._save
-    saved = []
-
-    def save_and_die(*arguments):
-        save(*arguments)
-        saved.append(1)
-        if len(saved) == epochs:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "_save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        run(task, encoder, tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt(patch, epochs)
+        with pytest.raises(KeyboardInterrupt):
+            run(task, encoder, tmp_path)
     assert not (tmp_path / "checkpoint.safetensors").exists()
-    monkeypatch.setattr(loop, "_save", save)
-    steps = []
-    step = torch.optim.AdamW.step
-    monkeypatch.setattr(
-        torch.optim.AdamW, "step", lambda self, *a, **k: steps.append(1) or step(self, *a, **k)
-    )
+    batches = count_batches(monkeypatch)
     assert run(task, encoder, tmp_path) == undisturbed[0]
-    assert len(steps) == 3 * (3 - epochs), "it started anew instead of resuming"
+    assert len(batches) == 3 * (3 - epochs), "it started anew instead of resuming"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"optimizer": "sgd", "momentum": 0.9},
+        {"optimizer": "muon"},
+        {"optimizer": "dualized_adamw"},
+        {"optimizer": "dualized_sgd", "momentum": 0.9, "clip": None},
+        {"ema": 0.8, "augmentation": "random_resized_crop", "schedule": "cosine_by_epoch"},
+        {"optimizer": "muon", "ema": 0.8, "accumulate": 2},
+    ],
+    ids=str,
+)
+def test_every_optimiser_resumes_to_the_same_bytes(task, encoder, tmp_path, monkeypatch, change):
+    (tmp_path / "whole").mkdir()
+    recipe = RECIPE | change
+    expected = run(task, encoder, tmp_path / "whole", recipe=recipe)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(task, encoder, tmp_path, recipe=recipe)
+    batches = count_batches(monkeypatch)
+    assert run(task, encoder, tmp_path, recipe=recipe) == expected
+    assert len(batches) == 3 * recipe.get("accumulate", 1), "it started anew"
 
 
 def test_the_state_of_another_run_is_not_resumed(undisturbed, task, encoder, tmp_path, monkeypatch):
-    save = loop._save
-
-    def save_and_die(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "_save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        run(task, encoder, tmp_path, fingerprint="of another recipe", seed=1)
-    monkeypatch.setattr(loop, "_save", save)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            run(task, encoder, tmp_path, fingerprint="of another recipe", seed=1)
     assert run(task, encoder, tmp_path) == undisturbed[0]
 
 
@@ -225,11 +289,105 @@ def test_a_base_of_another_architecture_names_its_tensors(task, encoder, tmp_pat
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine_to_zero():
-    recipe = loop.Recipe(batch_size=1, lr=1.0, weight_decay=0, warmup_steps=4, clip=1, steps=12)
-    rates = [recipe.lr_at(step, 12) for step in range(12)]
+    recipe = Recipe(batch_size=1, lr=1.0, weight_decay=0, warmup_steps=4, clip=1, steps=12)
+    rate = recipe.rates(Span(4, 1, 12))
+    rates = [rate(1.0, step) for step in range(12)]
     np.testing.assert_allclose(rates[:4], [0.25, 0.5, 0.75, 1.0])
     expected = [0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]
     np.testing.assert_allclose(rates[4:], expected)
+
+
+SGD = RECIPE | {"optimizer": "sgd", "momentum": 0.9, "lr": 0.02, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_micro_batches_add_up_to_the_batch(task, encoder, tmp_path, accumulate):
+    """Up to the order of floating-point sums; random crops are of the batch, not of its parts."""
+    recipe = SGD | {"augmentation": "random_resized_crop", "crop_scale": [0.5, 1.0]}
+    for name, change in (("whole", {}), ("divided", {"accumulate": accumulate})):
+        (tmp_path / name).mkdir()
+        run(task, encoder, tmp_path / name, recipe=recipe | change)
+    curves = [pd.read_parquet(tmp_path / n / "training.parquet") for n in ("whole", "divided")]
+    for column in loop.COLUMNS:
+        np.testing.assert_allclose(curves[0][column], curves[1][column], rtol=1e-5)
+    with (
+        TensorFile(encoder[0]) as base,
+        TensorFile(tmp_path / "whole" / "checkpoint.safetensors") as one,
+        TensorFile(tmp_path / "divided" / "checkpoint.safetensors") as other,
+    ):
+        for key in one:
+            moved = (one[key] - base[key]).norm()
+            assert moved > 1e-4
+            assert (one[key] - other[key]).norm() < 1e-3 * moved, key
+
+
+def test_crops_change_what_is_learnt_and_not_what_is_validated(
+    undisturbed, task, encoder, tmp_path
+):
+    cropped = run(task, encoder, tmp_path, recipe=RECIPE | {"augmentation": "random_resized_crop"})
+    assert cropped[0] != undisturbed[0][0]
+    rows = pd.read_parquet(tmp_path / "training.parquet")
+    before = pd.read_parquet(undisturbed[1] / "training.parquet")
+    assert rows["val_loss"].iloc[0] == before["val_loss"].iloc[0]
+
+
+def fit_line(tmp_path, **change):
+    """A linear regression by the shared loop: weights seen by each step, validated, and final."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 1)
+    inputs, targets = torch.randn(8, 3), torch.randn(8, 1)
+    seen, validated = [], []
+
+    def batch_loss(model, indices, part, step):
+        seen.append(module.weight.detach().double().numpy().copy())
+        shown = indices[part]
+        return (model(inputs[shown]) - targets[shown]).square().mean(), torch.tensor(0)
+
+    def validate(model):
+        validated.append(model.weight.detach().double().numpy().copy())
+        return 0.0, 0.0
+
+    recipe = Recipe.read(
+        {"batch_size": 4, "epochs": 3, "lr": 0.1, "weight_decay": 0, "warmup_steps": 0}
+        | {"clip": None, "optimizer": "sgd", "schedule": "constant"}
+        | change
+    )
+    loop.fit(
+        module, batch_loss, 8, recipe, seed=0, device="cpu", validate=validate,
+        state=tmp_path / "state", fingerprint="f", title="line",
+    )  # fmt: skip
+    return seen, validated, module.weight.detach().double().numpy()
+
+
+def test_what_is_validated_and_kept_is_the_moving_average_of_the_weights(tmp_path):
+    (tmp_path / "plain").mkdir()
+    seen, _, last = fit_line(tmp_path / "plain")
+    trajectory = [*seen, last]
+    averaged, validated, kept = fit_line(tmp_path, ema=0.7)
+    np.testing.assert_array_equal(averaged, seen)  # training itself goes on from the weights
+    for epoch, value in enumerate(validated):
+        steps = 2 * epoch
+        expected = 0.7**steps * trajectory[0] + 0.3 * sum(
+            0.7 ** (steps - i) * trajectory[i] for i in range(1, steps + 1)
+        )
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_array_equal(kept, validated[-1])
+    assert np.abs(kept - last).max() > 1e-3
+
+
+def test_without_clipping_the_gradient_is_as_it_is(tmp_path):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "huge").mkdir()
+    _, _, plain = fit_line(tmp_path / "plain")
+    _, _, huge = fit_line(tmp_path / "huge", clip=1e9)
+    _, _, small = fit_line(tmp_path, clip=1e-3)
+    np.testing.assert_array_equal(plain, huge)
+    assert np.abs(plain - small).max() > 1e-3
+
+
+def test_without_clipping_a_loss_that_is_not_finite_proposes_it(task, encoder, tmp_path):
+    with pytest.raises(MergeloomError, match=r"the loss is nan at step \d.*or set clip"):
+        run(task, encoder, tmp_path, recipe=RECIPE | {"lr": 1e38, "warmup_steps": 0, "clip": None})
 
 
 def test_steps_bound_a_run_within_an_epoch(task, encoder, tmp_path):
@@ -306,6 +464,31 @@ def test_pretraining_is_a_function_of_seed_and_data_and_writes_both_towers(task,
         assert set(file.keys()) == set(model.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accumulate": 2}, r"a batch at once.*devices \(1\) and accumulate \(2\)"),
+        ({"augmentation": "random_resized_crop"}, r"distorts its images.*remove augmentation"),
+        ({"optimizer": "muon"}, r"'muon' is for models whose matrices are known"),
+    ],
+)
+def test_pretraining_refuses_what_it_has_no_use_for(task, tmp_path, change, message):
+    with pytest.raises(MergeloomError, match=message):
+        pretrain(
+            encoder=ENCODER,
+            tasks=[(task / "train.safetensors", task / "classnames.txt", task / "templates.txt")],
+            recipe=RECIPE | change,
+            distortion={"invert": 0.5, "shift": 2, "contrast": 0.5, "noise": 0.1},
+            seed=0,
+            device="cpu",
+            out=tmp_path / "base.safetensors",
+            curve=tmp_path / "training.parquet",
+            fingerprint="f",
+            metadata={},
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 DDP = """
 import json, sys
 from pathlib import Path
@@ -320,7 +503,10 @@ if __name__ == "__main__":
 """
 
 
-def test_two_devices_train_the_model_that_one_does(undisturbed, task, encoder, tmp_path):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_devices_train_the_model_that_one_does(
+    undisturbed, task, encoder, tmp_path, accumulate
+):
     """Fabric's `ddp` over two CPU processes: equal up to the order of floating-point sums."""
     import subprocess
     import sys
@@ -330,7 +516,8 @@ def test_two_devices_train_the_model_that_one_does(undisturbed, task, encoder, t
     arguments = {
         "encoder": ENCODER, "base": str(base), "head": str(head),
         "train": str(task / "train.safetensors"), "val": str(task / "val.safetensors"),
-        "recipe": RECIPE | {"devices": 2, "strategy": "ddp"}, "seed": 0, "device": "cpu",
+        "recipe": RECIPE | {"devices": 2, "strategy": "ddp", "accumulate": accumulate},
+        "seed": 0, "device": "cpu",
         "batch_size": 8, "out": str(tmp_path / "checkpoint.safetensors"),
         "curve": str(tmp_path / "training.parquet"), "fingerprint": "f", "title": "task",
         "metadata": {},

@@ -170,7 +170,9 @@ def test_editing_the_accuracy_re_runs_evaluations_and_no_training(built):
 
 
 def test_editing_the_training_loop_re_runs_from_pretraining_and_no_rendering(built):
-    built.edit("workflow_scripts/mergeloom/training/loop.py", "0.5 * (1 + ", "0.50 * (1.0 + ")
+    built.edit(
+        "workflow_scripts/mergeloom/training/loop.py", "losses / seen,", "losses * 1 / seen,"
+    )
     planned = built.planned()
     assert planned["pretrain_encoder"] == 1
     assert planned["finetune_task"] == 2

@@ -36,10 +36,16 @@ def test_the_default_configuration_plans_the_demo(fresh):
 
 
 def test_published_encoders_plan_a_download_and_no_pretraining(fresh):
-    planned = fresh.planned("results/ViT-B-32/finetuned/demo8/tsv.json")
+    planned = fresh.planned("results/ViT-B-32/fusion_bench_protocol/demo8/tsv.json")
     assert planned["fetch_encoder"] == 1
     assert "pretrain_encoder" not in planned
     assert planned["decode_training_images"] == planned["decode_evaluation_images"] == 8
+
+
+def test_a_recipe_by_task_asks_a_task_without_epochs_for_them(fresh):
+    done = fresh.run("results/ViT-B-32/finetuned/demo8/tsv.json", "-n", check=False)
+    assert done.returncode != 0
+    assert "the preset of task 'digits' names none: add `epochs` to it" in done.stdout
 
 
 def test_every_collector_target_is_planned(fresh):
@@ -81,7 +87,7 @@ def test_a_wrong_published_figure_is_one_clear_error(fresh):
     [
         (f"{RESULTS}/tvs.json", "unknown merger 'tvs'; config has: breadcrumbs"),
         ("results/ViT-Tiny/finetuned/tniy/tsv.json", "unknown benchmark 'tniy'"),
-        ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: finetuned"),
+        ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: conditions"),
         ("results/ViT/finetuned/tiny/tsv.json", "unknown encoder 'ViT'"),
         (
             "models/ViT-Tiny/finetuned/tiny_digit/checkpoint.safetensors",

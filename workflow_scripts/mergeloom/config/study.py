@@ -7,7 +7,8 @@ from typing import Any
 from mergeloom.config.presets import choose
 from mergeloom.errors import MergeloomError
 from mergeloom.merging.parameters import check_parameters
-from mergeloom.provenance.code import lookup
+from mergeloom.provenance.code import lookup, registered
+from mergeloom.training.recipe import CHOICES, read_parameters
 
 Presets = Mapping[str, Mapping[str, Any]]
 
@@ -15,6 +16,8 @@ Presets = Mapping[str, Mapping[str, Any]]
 # What names in paths look like; results of this name are not those of a merger.
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 ZEROSHOT, FINETUNED = "zeroshot", "finetuned"
+# Epochs of a recipe that are those that the task's preset names.
+BY_TASK = "task"
 
 
 def check_study(config: Mapping[str, Any], presets: Presets) -> None:
@@ -23,7 +26,8 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
     Raises
     ------
     MergeloomError – an unknown encoder, collection of experts, benchmark, merger, task, recipe,
-    method, family, renderer or parameter; the message says where it stands and lists what exists.
+    method, family, renderer, optimiser or parameter; the message says where it stands and lists
+    what exists.
     """
     for kind, named in presets.items():
         for name in named:
@@ -57,11 +61,25 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
         pretraining = encoder["weights"].get("pretrain")
         if pretraining:
             refer("recipes", pretraining["recipe"], f"encoder {name!r}")
+            if presets["recipes"][pretraining["recipe"]].get("epochs") == BY_TASK:
+                raise MergeloomError(
+                    f"encoder {name!r}: the recipe {pretraining['recipe']!r} takes its epochs from "
+                    "a task, but pretraining is on several: give it steps, or epochs as a number"
+                )
             for task in pretraining["tasks"]:
                 refer("tasks", task, f"encoder {name!r}")
     for name, experts in presets["experts"].items():
         if "recipe" in experts:
             refer("recipes", experts["recipe"], f"experts {name!r}")
+    parts = {
+        kind: {name: entry.parameters for name, entry in registered(kind).items()}
+        for kind in CHOICES
+    }
+    for name, recipe in presets["recipes"].items():
+        try:
+            read_parameters(recipe, parts)
+        except MergeloomError as error:
+            raise MergeloomError(f"recipe {name!r}: {error}") from None
     for name, merger in presets["mergers"].items():
         _check_merger(name, merger)
 
@@ -111,6 +129,29 @@ def inputs_of(merger: Mapping[str, Any]) -> set[str]:
     # The spectrum of what was merged is that of the sum, if that is what was merged.
     sums = lookup("merger", merger["method"]).options.get("sums", False)
     return taken | ({"summed"} if sums and "spectrum" in taken else set())
+
+
+def parts_of(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """What a recipe looks up by name: its optimiser, schedule and augmentation."""
+    return {kind: recipe.get(kind, name) for kind, name in CHOICES.items()}
+
+
+def resolve_epochs(recipe: Mapping[str, Any], name: str, task: Mapping[str, Any], of: str) -> Any:
+    """The recipe called `name` for the task called `of`, with `epochs: task` as a number.
+
+    Raises
+    ------
+    MergeloomError – the task's preset names no epochs.
+    """
+    if recipe.get("epochs") != BY_TASK:
+        return recipe
+    if "epochs" not in task:
+        raise MergeloomError(
+            f"the recipe {name!r} takes its epochs from the task, but the preset of task {of!r} "
+            "names none: add `epochs` to it, or let the experts have a recipe with steps or with "
+            "epochs of its own"
+        )
+    return {**recipe, "epochs": task["epochs"]}
 
 
 def resolve_alpha(merger: Mapping[str, Any], *, encoder: str, benchmark: str) -> dict[str, Any]:

@@ -24,6 +24,9 @@ REGISTRIES = {
     "modifier": "mergeloom/merging/methods",
     "family": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
+    "optimizer": "mergeloom/training",
+    "schedule": "mergeloom/training",
+    "augmentation": "mergeloom/training",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -12,8 +13,11 @@ from mergeloom.evaluation.accuracy import evaluate
 from mergeloom.io.parquet import write_parquet
 from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models.family import Family, get_family
+from mergeloom.models.naming import Place, places
 from mergeloom.models.weights import read_tower
-from mergeloom.training.loop import COLUMNS, Recipe, fit
+from mergeloom.training.loop import COLUMNS, fit, generator
+from mergeloom.training.recipe import Recipe
+from mergeloom.training.registry import get_part
 
 
 class Classifier(nn.Module):
@@ -51,20 +55,23 @@ def finetune(
 ) -> None:
     """Fine-tune and write the tower's weights after the last epoch, and a row per epoch to `curve`.
 
+    With the recipe's `ema` it is the average of the weights that is validated and written.
+
     Parameters
     ----------
     encoder : preset with `family`, `architecture`, `image` (size, mean, std).
     base, head : safetensors; the head holds `weight` float32 [classes, d].
     train, val : decoded splits (`mergeloom.data.decoded`).
-    recipe : see `Recipe`.
+    recipe : preset, see `Recipe` and what it names.
     batch_size : of validation.
     out, curve : safetensors and Parquet; both appear whole or not at all, `curve` first.
 
     Raises
     ------
     MergeloomError – base and head of another encoder, a loss that is not finite, a batch larger
-    than the training set.
+    than the training set, a recipe that is none.
     """
+    plan = Recipe.read(recipe)
     family = get_family(encoder["family"])
     image = encoder["image"]
     with TensorFile(base) as weights, TensorFile(head) as head_file:
@@ -73,9 +80,20 @@ def finetune(
     module = Classifier(family, tower, head_weight).to(device)
     images, held_out = open_images(train), open_images(val)
 
-    def batch_loss(model: nn.Module, indices: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        labels = images.labels[indices].to(device)
-        logits = model(normalise(images.images[indices].to(device), image["mean"], image["std"]))
+    augmentation = get_part("augmentation", plan.augmentation)
+    options = plan.parameters["augmentation"]
+
+    def batch_loss(
+        model: nn.Module, indices: Tensor, part: slice, step: int
+    ) -> tuple[Tensor, Tensor]:
+        draws = torch.rand(
+            len(indices), augmentation.draws, generator=generator(seed, 0, step), dtype=torch.double
+        )
+        shown = indices[part]
+        labels = images.labels[shown].to(device)
+        pixels = images.images[shown].to(device)
+        pixels = augmentation.function(pixels, draws[part], **options)
+        logits = model(normalise(pixels, image["mean"], image["std"]))
         return cross_entropy(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
 
     def validate(_: nn.Module) -> tuple[float, float]:
@@ -89,13 +107,14 @@ def finetune(
         module,
         batch_loss,
         len(images),
-        Recipe(**recipe),
+        plan,
         seed=seed,
         device=device,
         validate=validate,
         state=state,
         fingerprint=fingerprint,
         title=title,
+        places=places_of(family, module),
     )
     if rows is None:
         return
@@ -104,3 +123,12 @@ def finetune(
         out, {k: v.detach().cpu() for k, v in family.tower_weights(tower).items()}, metadata
     )
     state.unlink(missing_ok=True)
+
+
+def places_of(family: Family, module: Classifier) -> dict[str, Place]:
+    """Where the tower's parameters are in the model, by their names in `module`."""
+    weights = family.tower_weights(module.tower)
+    located = places(family, {key: tuple(value.shape) for key, value in weights.items()})
+    # The family says keys of files; that two names are of one parameter says its memory.
+    keys = {value.data_ptr(): key for key, value in weights.items()}
+    return {name: located[keys[p.data_ptr()]] for name, p in module.named_parameters()}

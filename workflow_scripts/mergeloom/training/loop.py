@@ -7,12 +7,11 @@ that was never interrupted. What is needed to go on lies in one safetensors file
 until the training is done.
 """
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +20,19 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from mergeloom.errors import MergeloomError
-from mergeloom.io.tensors import TensorFile, write_tensors
+from mergeloom.models.naming import Place
+from mergeloom.training.average import MovingAverage
+from mergeloom.training.recipe import Recipe
+from mergeloom.training.registry import Trained, get_part
+from mergeloom.training.resume import State
 
 log = logging.getLogger(__name__)
 
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
 )  # fmt: skip
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. Steps or epochs bound the run; an epoch is one pass over the training images.
-
-    lr : peak learning rate, reached after `warmup_steps` linearly, then a cosine to zero.
-    clip : largest norm of the gradient.
-    betas : AdamW's decay rates of the moments.
-    precision : `auto` (bfloat16 where the GPU has it, else float16 on a GPU, float32 on a CPU), or
-        any precision of Lightning Fabric.
-    devices, strategy : Lightning Fabric's; the batch is divided among the devices.
-    """
-
-    batch_size: int
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    clip: float
-    steps: int | None = None
-    epochs: float | None = None
-    betas: tuple[float, float] = (0.9, 0.999)
-    precision: str = "auto"
-    devices: int = 1
-    strategy: str = "auto"
-
-    def plan(self, examples: int) -> tuple[int, int]:
-        """(steps per epoch, steps in all) for a training set of this size."""
-        if examples < self.batch_size:
-            raise MergeloomError(
-                f"{examples} training images are fewer than one batch of {self.batch_size}: "
-                "set the recipe's batch_size to at most their number"
-            )
-        if self.batch_size % self.devices:
-            raise MergeloomError(
-                f"batch_size {self.batch_size} cannot be divided among {self.devices} devices"
-            )
-        per_epoch = examples // self.batch_size
-        total = self.steps if self.steps is not None else round((self.epochs or 0) * per_epoch)
-        return per_epoch, total
-
-    def lr_at(self, step: int, total: int) -> float:
-        """Learning rate of a step (counted from 0)."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+# (module, indices int64 [batch_size], part of them, step) -> (mean loss [], correct answers [])
+BatchLoss = Callable[[nn.Module, Tensor, slice, int], tuple[Tensor, Tensor]]
 
 
 def generator(seed: int, *counters: int) -> torch.Generator:
@@ -97,7 +54,7 @@ def resolve_precision(precision: str, device: str) -> Any:
 
 def fit(
     module: nn.Module,
-    batch_loss: Callable[[nn.Module, Tensor, int], tuple[Tensor, Tensor]],
+    batch_loss: BatchLoss,
     examples: int,
     recipe: Recipe,
     *,
@@ -107,17 +64,23 @@ def fit(
     state: Path,
     fingerprint: str,
     title: str,
+    places: Mapping[str, Place] | None = None,
 ) -> list[dict[str, float]] | None:
     """Train `module` in place.
 
     Parameters
     ----------
     module : the parameters with `requires_grad` are trained; its forward pass is what Fabric wraps.
-    batch_loss : (module, indices int64 [b], step) -> (loss [], number of correct answers []).
+        With an average of weights it ends as that.
+    batch_loss : (module, indices int64 [b], part, step) -> (loss [], number of correct answers [])
+        of the images `indices[part]`; what is random is drawn for the whole batch, so that it does
+        not depend on how the batch is divided.
     examples : size of the training set.
     validate : module -> (loss, accuracy) on the validation split, called after every epoch.
     state : where the resume state lives while training runs.
     fingerprint : of everything that the run depends on; a state of another run is not resumed.
+    places : where parameters are in the model, by their names in `module`, for optimisers that
+        treat matrices apart.
 
     Returns
     -------
@@ -128,31 +91,29 @@ def fit(
     ------
     MergeloomError – when the loss is not finite (the resume state of the last whole epoch is kept).
     """
-    per_epoch, total = recipe.plan(examples)
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    names = [n for n, p in module.named_parameters() if p.requires_grad]
+    span = recipe.plan(examples)
+    per_epoch, total = span.per_epoch, span.total
+    rate = recipe.rates(span)
+    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
     precision = resolve_precision(recipe.precision, device)
-    # A fused step unscales float16 gradients itself, too late for clipping them.
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=recipe.lr,
-        betas=recipe.betas,
-        weight_decay=recipe.weight_decay,
-        fused=precision != "16-mixed",
-    )
+    optimizer = make_optimizer(recipe, parameters, places or {}, fused=precision != "16-mixed")
     fabric = Fabric(
         accelerator="cuda" if device.startswith("cuda") else "cpu",
         devices=recipe.devices,
         strategy=recipe.strategy,
         precision=precision,
     )
+    clip = "set clip" if recipe.clip is None else f"clip ({recipe.clip:g})"
     history: list[dict[str, float]] = []
 
-    def row(epoch: int, step: int, loss: float, accuracy: float) -> dict[str, float]:
+    def row(
+        epoch: int, step: int, loss: float, accuracy: float, average: MovingAverage | None
+    ) -> dict[str, float]:
         module.eval()
-        val_loss, val_accuracy = validate(module) if validate else (math.nan, math.nan)
+        with average.installed() if average else nullcontext():
+            val_loss, val_accuracy = validate(module) if validate else (math.nan, math.nan)
         module.train()
-        lr = recipe.lr_at(step - 1, total) if step else 0.0
+        lr = rate(recipe.lr, step - 1) if step else 0.0
         return dict(
             zip(COLUMNS, (epoch, step, lr, loss, accuracy, val_loss, val_accuracy), strict=True)
         )
@@ -160,10 +121,33 @@ def fit(
     def run(_: Fabric) -> None:
         wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
         scaler = getattr(fabric.strategy.precision, "scaler", None)
-        share = slice(fabric.global_rank, None, fabric.world_size)
-        history.extend(_resume(state, fingerprint, names, parameters, optimizer, scaler))
+        average = MovingAverage(parameters, recipe.ema) if recipe.ema else None
+        resumable = State(parameters, optimizer, average, scaler)
+        history.extend(resumable.load(state, fingerprint))
         if not history:
-            history.append(row(0, 0, math.nan, math.nan))
+            history.append(row(0, 0, math.nan, math.nan, average))
+        # Every device takes every n-th image of a batch, and divides them likewise.
+        stride = fabric.world_size * recipe.accumulate
+        starts = range(fabric.global_rank, stride, fabric.world_size)
+
+        def backward(indices: Tensor, epoch: int, step: int) -> Tensor:
+            """Add up the gradient of a batch; this device's part of loss and correct answers."""
+            sums = []
+            for start in starts:
+                with fabric.no_backward_sync(wrapped, enabled=start != starts[-1]):
+                    loss, hits = batch_loss(wrapped, indices, slice(start, None, stride), step)
+                    if not torch.isfinite(loss):
+                        raise MergeloomError(
+                            f"{title}: the loss is {loss.item()} at step {step} (epoch {epoch}); "
+                            f"lower the recipe's lr ({recipe.lr:g}) or {clip}"
+                        )
+                    mean = loss / recipe.accumulate
+                    fabric.backward(mean)
+                sums.append(
+                    torch.stack([mean.detach() * len(indices), hits.float() * fabric.world_size])
+                )
+            return torch.stack(sums).sum(dim=0)
+
         step, first, started = int(history[-1]["step"]), int(history[-1]["step"]), time.monotonic()
         while step < total:
             epoch = step // per_epoch + 1
@@ -173,16 +157,13 @@ def fit(
                 start = (step - (epoch - 1) * per_epoch) * recipe.batch_size
                 indices = order[start : start + recipe.batch_size]
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr_at(step, total)
-                loss, hits = batch_loss(wrapped, indices[share], step)
-                if not torch.isfinite(loss):
-                    raise MergeloomError(
-                        f"{title}: the loss is {loss.item()} at step {step} (epoch {epoch}); "
-                        f"lower the recipe's lr ({recipe.lr:g}) or clip ({recipe.clip:g})"
-                    )
-                fabric.backward(loss)
+                    group["lr"] = rate(group["initial_lr"], step)
+                sums = backward(indices, epoch, step)
                 norm = fabric.clip_gradients(
-                    wrapped, wrapped_optimizer, max_norm=recipe.clip, error_if_nonfinite=False
+                    wrapped,
+                    wrapped_optimizer,
+                    max_norm=math.inf if recipe.clip is None else recipe.clip,
+                    error_if_nonfinite=False,
                 )
                 # With float16, overflows are expected: the scaler skips the step and scales less.
                 if scaler is None and norm is not None and not torch.isfinite(norm):
@@ -192,20 +173,43 @@ def fit(
                     )
                 wrapped_optimizer.step()
                 wrapped_optimizer.zero_grad()
-                sums = torch.stack([loss.detach() * len(indices), hits.float() * fabric.world_size])
+                if average:
+                    average.update()
                 mean_loss, mean_hits = fabric.all_reduce(sums, reduce_op="mean")
                 losses, correct = losses + float(mean_loss), correct + float(mean_hits)
                 seen += len(indices)
                 step += 1
-            history.append(row(epoch, step, losses / seen, correct / seen))
+            history.append(row(epoch, step, losses / seen, correct / seen, average))
             if fabric.is_global_zero:
                 spent = time.monotonic() - started
                 _say(title, history[-1], total, per_epoch, spent / (step - first))
                 if step < total:
-                    _save(state, fingerprint, history, names, parameters, optimizer, scaler)
+                    resumable.save(state, fingerprint, history)
+        if average:
+            average.install()
 
     fabric.launch(run)
     return history if fabric.is_global_zero else None
+
+
+def make_optimizer(
+    recipe: Recipe,
+    parameters: Mapping[str, nn.Parameter],
+    places: Mapping[str, Place],
+    *,
+    fused: bool,
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser; every group of its parameters knows its peak as `initial_lr`.
+
+    fused : a fused step unscales float16 gradients itself, too late for clipping them.
+    """
+    make = get_part("optimizer", recipe.optimizer).function
+    trained = Trained(parameters, places, fused)
+    options = recipe.parameters.get("optimizer", {})
+    optimizer: torch.optim.Optimizer = make(trained, recipe.lr, recipe.weight_decay, **options)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
 
 
 def _say(title: str, row: Mapping[str, float], total: int, per_epoch: int, seconds: float) -> None:
@@ -215,52 +219,3 @@ def _say(title: str, row: Mapping[str, float], total: int, per_epoch: int, secon
         title, row["epoch"], math.ceil(total / per_epoch), row["step"], total, row["train_loss"],
         row["train_accuracy"], val, seconds, seconds * (total - row["step"]),
     )  # fmt: skip
-
-
-def _save(
-    path: Path,
-    fingerprint: str,
-    history: list[dict[str, float]],
-    names: list[str],
-    parameters: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    scaler: Any,
-) -> None:
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in zip(names, parameters, strict=True):
-        tensors[f"parameter.{name}"] = parameter.detach()
-        for moment in MOMENTS:
-            tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    metadata = {"fingerprint": fingerprint, "history": json.dumps(history)}
-    if scaler is not None:
-        metadata["scaler"] = json.dumps(scaler.state_dict())
-    write_tensors(path, tensors, metadata)
-
-
-def _resume(
-    path: Path,
-    fingerprint: str,
-    names: list[str],
-    parameters: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    scaler: Any,
-) -> list[dict[str, float]]:
-    """Load the state of an interrupted run of the same kind; the rows it had, or none."""
-    if not path.exists():
-        return []
-    with TensorFile(path) as file:
-        if file.metadata.get("fingerprint") != fingerprint:
-            log.info("%s: is of a run with other inputs or parameters; starting anew", path)
-            return []
-        for name, parameter in zip(names, parameters, strict=True):
-            with torch.no_grad():
-                parameter.copy_(file[f"parameter.{name}"])
-            optimizer.state[parameter] = {
-                moment: file[f"{moment}.{name}"].to(parameter.device, copy=True)
-                for moment in MOMENTS
-            }
-        if scaler is not None:
-            scaler.load_state_dict(json.loads(file.metadata["scaler"]))
-        history: list[dict[str, float]] = json.loads(file.metadata["history"])
-    log.info("resuming after epoch %d", history[-1]["epoch"])
-    return history

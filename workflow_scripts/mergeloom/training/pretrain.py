@@ -20,7 +20,8 @@ from mergeloom.errors import MergeloomError
 from mergeloom.io.parquet import write_parquet
 from mergeloom.io.tensors import write_tensors
 from mergeloom.models.family import get_family
-from mergeloom.training.loop import COLUMNS, Recipe, fit, generator
+from mergeloom.training.loop import COLUMNS, fit, generator
+from mergeloom.training.recipe import Recipe
 
 LARGEST_SCALE = math.log(100)  # as in arXiv 2103.00020, 2.5
 
@@ -121,11 +122,22 @@ def pretrain(
     ----------
     encoder : preset with `family`, `architecture`, `image`.
     tasks : per task its decoded training split, class names and templates.
-    recipe : see `mergeloom.training.loop.Recipe`; on one device.
+    recipe : preset, see `mergeloom.training.recipe.Recipe`; on one device, in whole batches, and
+        without augmentation: the distortion takes its place.
     distortion : keyword arguments of `distort`.
     """
-    if recipe.get("devices", 1) != 1:
-        raise MergeloomError("pretraining runs on one device: its loss compares a whole batch")
+    plan = Recipe.read(recipe)
+    if plan.devices * plan.accumulate != 1:
+        raise MergeloomError(
+            "pretraining runs on one device, and a batch at once, since its loss compares the "
+            f"whole batch: set the recipe's devices ({plan.devices}) and accumulate "
+            f"({plan.accumulate}) to 1"
+        )
+    if plan.augmentation != "none":
+        raise MergeloomError(
+            "pretraining distorts its images as the encoder's preset says (weights.pretrain."
+            f"distortion): remove augmentation ({plan.augmentation}) from the recipe"
+        )
     family, image = get_family(encoder["family"]), encoder["image"]
     splits = [open_images(images) for images, _, _ in tasks]
     captions: list[Tensor] = []  # per class of any task: token ids [templates, context]
@@ -140,7 +152,10 @@ def pretrain(
     torch.manual_seed(seed)
     model = family.build(encoder["architecture"]).to(device)
 
-    def batch_loss(module: nn.Module, indices: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def batch_loss(
+        module: nn.Module, indices: Tensor, part: slice, step: int
+    ) -> tuple[Tensor, Tensor]:
+        indices = indices[part]
         random = generator(seed, 0, step)
         shown, caption = classes[indices].unique(return_inverse=True)
         choice = torch.randint(2**31, (len(shown),), generator=random)
@@ -161,7 +176,7 @@ def pretrain(
         TwoTowers(model),
         batch_loss,
         len(images),
-        Recipe(**recipe),
+        plan,
         seed=seed,
         device=device,
         validate=None,

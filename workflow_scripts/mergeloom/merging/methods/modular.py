@@ -1,29 +1,13 @@
 """Merging by modular duality: each linear map becomes its steepest direction, in units of its own.
 
-The model is the composition of its linear maps ("atoms") in the order in which the input passes
-through them; residual connections, norms and attention are not modelled. A map W [dout, din] whose
-share of the model's mass is c has as the dual of its aggregated task vector G
-
-    D = c √(dout/din) polar(G),
-
-a convolution with a kernel of k × k pixels, which is a map for every pixel,
-
-    D[:, :, i, j] = c/k² √(dout/din) polar(G[:, :, i, j]).
-
-dout and din are the dimensions of the tensor as it is stored, also of open_clip's `visual.proj`
-[width, features], which stands to the right of what it is multiplied with. All other parameters get
-the mean over tasks.
-
-Masses are `uniform`, or `linear` from the first map to the last: 0.01 + 0.49 l/N with l = 0 … N − 2
-and l = N for the last of N maps, which public code counts so. Without `positional`, embeddings are
-no maps and get the mean.
+What a map's dual and its share of the model's mass are says `mergeloom.models.duality`. All
+parameters that are no maps get the mean over tasks; without `positional`, so do embeddings.
 
 The methods differ in how they aggregate. They are those of a public study that builds on the theory
 of arXiv 2410.21265, which is about training. Deviation of all: a matrix that lacks full rank has a
 partial isometry as its polar factor, with no directions of its own making (see `isotropic`).
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -33,6 +17,7 @@ from mergeloom.linalg.spectral import polar
 from mergeloom.merging.group import Summed
 from mergeloom.merging.method import Factors, merger
 from mergeloom.merging.methods.singular import common_and_own, orthogonal, side_by_side
+from mergeloom.models.duality import dual_scale, polar_of_map
 from mergeloom.models.naming import Place
 
 
@@ -60,13 +45,12 @@ def dual(
     -------
     Tensor [*shape], float32.
     """
-    share = _share(place, masses, positional)
+    share = dual_scale(place, masses, positional)
     if share is None:
         return summed.total / tasks
     if len(place.shape) == 2:
         return share * summed.polar()[0]
-    kernels = summed.total.flatten(2).permute(2, 0, 1).contiguous()
-    return (share * polar(kernels)).permute(1, 2, 0).reshape(place.shape)
+    return share * polar_of_map(summed.total)
 
 
 @merger(
@@ -102,7 +86,7 @@ def dual_tsv(
     -------
     Tensor [m, n], float32.
     """
-    share = _share(place, masses, positional)
+    share = dual_scale(place, masses, positional)
     if share is None:
         return mean()
     left, right = orthogonal(svd)
@@ -143,7 +127,7 @@ def dual_truncated(
     -------
     Tensor [m, n], float32.
     """
-    share = _share(place, masses, positional)
+    share = dual_scale(place, masses, positional)
     if share is None:
         return mean()
     # In float64: what is small in A is decided by A itself, and not by the rounding of A H.
@@ -187,20 +171,8 @@ def dual_cts(
     -------
     Tensor [*shape], float32.
     """
-    share = _share(place, masses, positional)
+    share = dual_scale(place, masses, positional)
     if share is None or len(place.shape) != 2:
         return dual(summed, place, tasks, masses=masses, positional=positional)
     factor, _ = common_and_own(summed, deltas, place, common_space_fraction)
     return share * factor
-
-
-def _share(place: Place, masses: str, positional: bool) -> float | None:
-    """The factor of the polar factor: share of the mass and units. None for what is no map."""
-    maps = [key for key in place.atoms if positional or key not in place.embeddings]
-    if place.key not in maps:
-        return None
-    numbers = [*range(len(maps) - 1), len(maps)]
-    mass = [1.0 if masses == "uniform" else 0.01 + 0.49 * n / len(maps) for n in numbers]
-    rows, columns, *kernel = place.shape
-    unit = math.sqrt(rows / columns) / math.prod(kernel)
-    return mass[maps.index(place.key)] / sum(mass) * unit
