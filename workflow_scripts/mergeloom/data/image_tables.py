@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 from mergeloom.data.shards import Sample
 from mergeloom.errors import MergeloomError
 
-ROWS = 64  # that are unpacked at a time
+ROWS = 16  # that are unpacked at a time
 
 
 def read_table(
     path: Path, name: str, image: str = "image", label: str = "label"
 ) -> Iterator[Sample]:
-    """Encoded images and labels of a Parquet file, in order, a row group in memory at most.
+    """Encoded images and labels of a Parquet file, in order, a row group in memory at a time.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def read_table(
             )
         row = 0
         try:
-            for batch in file.iter_batches(ROWS, columns=[image, label], use_threads=False):
+            for batch in _batches(file, [image, label]):
                 cells = batch.column(image)
                 contents = cells.field("bytes") if packed else cells
                 for content, number in zip(contents, batch.column(label), strict=True):
@@ -76,16 +76,23 @@ def class_names(path: Path, name: str, label: str = "label") -> list[str] | None
         return None
 
 
+def _batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    # Asked for all of them at once, it would join rows of several groups.
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(ROWS, [group], columns, use_threads=False)
+
+
 def _open(path: Path, name: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, memory_map=True)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, name, error) from error
 
 
 def _damaged(path: Path, name: str, error: Exception) -> MergeloomError:
+    reason = " ".join(str(error).split())
     return MergeloomError(
-        f"{name}: is no Parquet file, or is damaged ({error}). If it should be one, delete "
+        f"{name}: is no Parquet file, or is damaged ({reason}). If it should be one, delete "
         f"{path.resolve()} and run again."
     )
 
