@@ -37,7 +37,7 @@ class Hub:
     """
 
     #: What can go wrong with a request for a file, or (`error`, `hang`) with any request.
-    FAULTS: ClassVar = ("cut", "short", "hang", "error", "forbidden")
+    FAULTS: ClassVar = ("cut", "short", "stall", "hang", "error", "forbidden")
 
     def __init__(self):
         self.repositories = {}
@@ -71,7 +71,7 @@ class Hub:
             "HF_TOKEN": "",
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_ETAG_TIMEOUT": "2",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
@@ -107,7 +107,8 @@ class Hub:
         """Let the next requests for matching paths go wrong.
 
         `cut`: the connection ends half way through the file, each time at the same byte.
-        `short`: only half of the file is announced and sent. `hang`: nothing is answered for 20 s.
+        `short`: only half of the file is announced and sent. `stall`: the file begins and does not
+        go on. `hang`: nothing is answered for 20 s.
         `error`: 500. `forbidden`: 403, as to a token that may not.
         """
         assert what in self.FAULTS
@@ -163,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append((self.command, unquote(path)))
         self._fault = None
         # The size and hash of a file that is sent by halves are told rightly.
-        if not (self.command == "HEAD" and self._peek(path) in ("cut", "short")):
+        if not (self.command == "HEAD" and self._peek(path) in ("cut", "short", "stall")):
             self._fault = hub._fault_of(unquote(path))
         if self._fault == "hang":
             self.close_connection = True
@@ -264,7 +265,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and self._fault == "stall":
+            self.server.hub._released.wait(20)
+            self.close_connection = True
+        elif self.command != "HEAD":
             self.wfile.write(body)
         self.close_connection = self.close_connection or self._fault == "cut"
 
