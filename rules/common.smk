@@ -24,6 +24,8 @@ from mergeloom.config.study import (
     resolve_alpha,
     resolve_epochs,
 )
+from mergeloom.data.layout import made_shards, source_of
+from mergeloom.data.image_folder import splits_of, state_of
 from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
 from mergeloom.errors import MergeloomError
 from mergeloom.provenance.code import digest, lookup
@@ -135,12 +137,26 @@ def memory(wildcards, input, attempt):
     return int((1500 + 3 * input.size_mb) * 1.5 ** (attempt - 1))
 
 
+def memory_of_stream(wildcards, attempt):
+    """Megabytes for a job that holds a few images at a time, and a line for each of a split's."""
+    return int(2000 * 1.5 ** (attempt - 1))
+
+
+def threads_of_images(wildcards):
+    """Threads that decode images; rendered tasks are so small that they rather run side by side."""
+    return 1 if wildcards.task in RENDERED else 4
+
+
 def memory_of_merge(wildcards, input, attempt):
     """Megabytes for a job that streams its inputs: torch, a model, and a parameter of all tasks."""
     return int((2000 + 0.15 * input.size_mb) * 1.5 ** (attempt - 1))
 
 
-RENDERED = [t for t, p in PRESETS["tasks"].items() if "rendered" in p["source"]]
+# Tasks by where their images come from; those given as shards are in none.
+RENDERED, HUB, FOLDERS = (
+    [t for t, p in PRESETS["tasks"].items() if source_of(p) == kind]
+    for kind in ("rendered", "hub", "folder")
+)
 PRETRAINED = [e for e, p in PRESETS["encoders"].items() if "pretrain" in p["weights"]]
 TRAINED = [e for e, p in PRESETS["experts"].items() if "source" not in p]
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
@@ -196,15 +212,62 @@ def of_tasks(pattern):
     )
 
 
-def shards_of(split):
-    """Input function: the shards of a split, one if the workflow renders the task, else those there."""
+def files_of(task):
+    """Outputs of the rule that makes a task: shards, how many, class names, record."""
+    folder, splits = f"<data>/{task}", made_shards(preset("tasks", task))
+    return (
+        {s: [f"{folder}/{s}/{i}.tar" for i in range(n)] for s, n in splits.items()}
+        | {f"{s}_count": f"{folder}/{s}/nshards.txt" for s in splits}
+        | {"classnames": f"{folder}/{CLASSNAMES}"}
+        | {"record": f"{folder}/.provenance.json"}
+    )
+
+
+def download_of(task):
+    """What is downloaded for a task."""
+    source = preset("tasks", task)["source"]
+    files = (
+        f"{split} ({', '.join(globs)})" for split, globs in source["files"].items()
+    )
+    return f"Downloading task {task}: {source['hub']} at {source['revision']}, {' and '.join(files)}"
+
+
+def folder_of(task):
+    """The folder that a task's images are given in."""
+    return Path(preset("tasks", task)["source"]["folder"])
+
+
+def split_folders(task):
+    """Input function: the folders of the splits of a task that is given as a folder."""
+
+    @explained
+    def folders(wildcards):
+        folder = folder_of(task)
+        return {split: str(folder / split) for split in splits_of(folder)}
+
+    return folders
+
+
+def state_of_folder(task):
+    """Params function: digest of the names, sizes and times of the images of a task's folder."""
+    return explained(lambda wildcards: state_of(folder_of(task)))
+
+
+def shards_of(split, instead=None):
+    """Input function: the shards of a split, as a rule will make them, or as they are there.
+
+    Of a task without a split of its own for validation, those of the split `instead`, if any.
+    """
 
     @explained
     def shards(wildcards):
-        source = preset("tasks", wildcards.task)["source"]
+        made = made_shards(preset("tasks", wildcards.task))
         folder = Path(ROOTS["data"], wildcards.task, split)
-        if source != "shards":
-            return [str(folder / "0.tar")]
+        there_is = split in made if made else folder.is_dir()
+        if split == "val" and not there_is:
+            return shards_of(instead)(wildcards) if instead else []
+        if made:
+            return [str(folder / f"{index}.tar") for index in range(made[split])]
         try:
             return [str(path) for path in shard_paths(folder)]
         except MergeloomError as error:
@@ -213,6 +276,15 @@ def shards_of(split):
             ) from None
 
     return shards
+
+
+def record_of_splits(wildcards):
+    """Which images a task trains and validates on; rendered splits are disjoint as they are drawn."""
+    return (
+        []
+        if wildcards.task in RENDERED
+        else expand("<cache>/{task}/splits.json", task=wildcards.task)
+    )
 
 
 def recipe_name(wildcards):

@@ -1,4 +1,4 @@
-# Tasks: rendered here or given as shards, and decoded once per encoder size.
+# Tasks: rendered, downloaded, packed or given as shards; split; decoded once per encoder size.
 
 
 rule render_task:
@@ -33,9 +33,120 @@ rule render_task:
         "../workflow_scripts/render_task.py"
 
 
+# How many shards a split has depends on the task, so every task of the hub has a rule of its own.
+for task in HUB:
+
+    rule:
+        name:
+            f"download_{task}"
+        output:
+            **files_of(task),
+        log:
+            f"<logs>/data/{task}/download.log",
+        benchmark:
+            f"<benchmarks>/data/{task}/download.jsonl"
+        conda:
+            "../envs/environment.yaml"
+        resources:
+            mem_mb=2000,
+            downloads=1,
+        params:
+            source=preset("tasks", task)["source"],
+            classnames=preset("tasks", task)["classnames"],
+            code=code("download_task.py"),
+            env=env(("pillow",)),
+        message:
+            download_of(task)
+        script:
+            "../workflow_scripts/download_task.py"
+
+
+for task in FOLDERS:
+
+    rule:
+        name:
+            f"pack_{task}"
+        input:
+            unpack(split_folders(task)),
+        output:
+            **files_of(task),
+        log:
+            f"<logs>/data/{task}/pack.log",
+        benchmark:
+            f"<benchmarks>/data/{task}/pack.jsonl"
+        conda:
+            "../envs/environment.yaml"
+        resources:
+            mem_mb=2000,
+        params:
+            classnames=preset("tasks", task).get("classnames"),
+            state=state_of_folder(task),
+            code=code("pack_folder.py"),
+            env=env(("pillow",)),
+        message:
+            f"Packing task {task} from {folder_of(task)}"
+        script:
+            "../workflow_scripts/pack_folder.py"
+
+
+# Apart, so that another template downloads and packs nothing again.
+rule write_templates:
+    output:
+        templates=f"<data>/{{task}}/{TEMPLATES}",
+    log:
+        "<logs>/data/{task}/templates.log",
+    benchmark:
+        "<benchmarks>/data/{task}/templates.jsonl"
+    wildcard_constraints:
+        task=one_of([*HUB, *FOLDERS]),
+    localrule: True
+    conda:
+        "../envs/environment.yaml"
+    params:
+        templates=lambda wildcards: preset("tasks", wildcards.task)["templates"],
+        code=code("write_templates.py"),
+    message:
+        "Templates of {wildcards.task}"
+    script:
+        "../workflow_scripts/write_templates.py"
+
+
+rule split_task:
+    input:
+        train=shards_of("train"),
+        val=shards_of("val"),
+        test=shards_of("test"),
+        classnames=f"<data>/{{task}}/{CLASSNAMES}",
+    output:
+        splits="<cache>/{task}/splits.json",
+    log:
+        "<logs>/cache/{task}/splits.log",
+    benchmark:
+        "<benchmarks>/cache/{task}/splits.jsonl"
+    wildcard_constraints:
+        task=one_of(t for t in PRESETS["tasks"] if t not in RENDERED),
+    conda:
+        "../envs/environment.yaml"
+    threads: threads_of_images
+    resources:
+        mem_mb=memory_of_stream,
+    params:
+        seed=config["data_seed"],
+        allow_overlap=lambda wildcards: preset("tasks", wildcards.task).get(
+            "allow_overlap", False
+        ),
+        code=code("split_task.py"),
+        env=env(("numpy", "pillow")),
+    message:
+        "Comparing the splits of {wildcards.task}"
+    script:
+        "../workflow_scripts/split_task.py"
+
+
 rule decode_training_images:
     input:
         train=shards_of("train"),
+        splits=record_of_splits,
         classnames=f"<data>/{{task}}/{CLASSNAMES}",
     output:
         train="<cache>/{task}/train_{size}px.safetensors",
@@ -45,8 +156,9 @@ rule decode_training_images:
         "<benchmarks>/cache/{task}/train_{size}px.jsonl"
     conda:
         "../envs/environment.yaml"
+    threads: threads_of_images
     resources:
-        mem_mb=memory,
+        mem_mb=memory_of_stream,
     params:
         size=lambda wildcards: int(wildcards.size),
         code=code("decode_images.py"),
@@ -59,8 +171,9 @@ rule decode_training_images:
 
 use rule decode_training_images as decode_evaluation_images with:
     input:
-        val=shards_of("val"),
+        val=shards_of("val", instead="train"),
         test=shards_of("test"),
+        splits=record_of_splits,
         classnames=f"<data>/{{task}}/{CLASSNAMES}",
     output:
         val="<cache>/{task}/val_{size}px.safetensors",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mergeloom.data.decoded import decode
 from mergeloom.data.shards import read_lines
+from mergeloom.data.splits import indices_of
 from rule import job
 
 with job(snakemake) as j:
@@ -15,4 +16,6 @@ with job(snakemake) as j:
             size=j.params.size,
             out=Path(out),
             metadata=j.metadata(),
+            indices=indices_of(Path(j.input.splits[0]), split) if j.input.splits else None,
+            threads=j.threads,
         )

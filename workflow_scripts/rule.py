@@ -22,7 +22,8 @@ from mergeloom.provenance.record import SIDECAR, as_metadata, fingerprint, recor
 # Recorded in every artifact, whether or not this job's numbers depend on them.
 PACKAGES = ("torch", "numpy", "scipy", "tensorly", "safetensors", "open-clip-torch",
             "lightning-fabric", "pillow", "matplotlib", "pandas", "scikit-learn")  # fmt: skip
-DIGESTS = ("code", "env")  # params that stand for code and software, not for configuration
+# Params that stand for code, software and the state of given files, not for configuration.
+DIGESTS = ("code", "env", "state")
 
 log = logging.getLogger("mergeloom")
 
@@ -33,7 +34,7 @@ class Job:
     def __init__(self, snakemake: Any) -> None:
         self.input, self.output = snakemake.input, snakemake.output
         self.params, self.wildcards = snakemake.params, snakemake.wildcards
-        self.rule = snakemake.rule
+        self.rule, self.threads = snakemake.rule, snakemake.threads
         self._config = snakemake.config
         self._on_device = "gpu" in snakemake.resources.keys()  # noqa: SIM118 – no mapping
 
@@ -82,12 +83,14 @@ class Job:
         """Equal for two jobs that must end in the same bytes."""
         return fingerprint(self.provenance)
 
-    def write_sidecar(self, path: str | Path) -> None:
+    def write_sidecar(self, path: str | Path, **more: Any) -> None:
         """Put the record beside a file, or into a folder, that cannot carry it itself."""
         from mergeloom.io.jsonfile import write_json
 
         folder = Path(path).is_dir()
-        write_json(Path(path) / SIDECAR if folder else f"{path}{SIDECAR}", self.provenance)
+        write_json(
+            Path(path) / SIDECAR if folder else f"{path}{SIDECAR}", {**self.provenance, **more}
+        )
 
 
 @contextmanager

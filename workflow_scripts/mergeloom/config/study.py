@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergeloom.config.presets import choose
+from mergeloom.data.layout import check_names, source_of
 from mergeloom.errors import MergeloomError
 from mergeloom.merging.parameters import check_parameters
 from mergeloom.provenance.code import lookup, registered
@@ -53,8 +54,11 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
         for task in tasks:
             refer("tasks", task, f"benchmark {benchmark!r}")
     for name, task in presets["tasks"].items():
-        if "rendered" in task["source"]:
-            _look_up("renderer", task["source"]["rendered"], f"task {name!r}")
+        source = task["source"]
+        if source_of(task) == "rendered":
+            _look_up("renderer", source["rendered"], f"task {name!r}")
+        elif source_of(task) == "hub":
+            check_names(source.get("names", []), task["classnames"], f"task {name!r}")
     for name, encoder in presets["encoders"].items():
         _look_up("family", encoder["family"], f"encoder {name!r}")
         refer("recipes", encoder["recipe"], f"encoder {name!r}")

@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mergeloom.data.shards import count_samples, read_shard
+from mergeloom.data.parallel import in_order
+from mergeloom.data.shards import Sample, count_samples, decode_image, read_samples
 from mergeloom.errors import MergeloomError
 from mergeloom.io.atomic import atomic_path
 
@@ -38,17 +39,50 @@ def fit_to_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def decode(
-    shards: list[Path], classes: int, size: int, out: Path, metadata: Mapping[str, str]
+    shards: list[Path],
+    classes: int,
+    size: int,
+    out: Path,
+    metadata: Mapping[str, str],
+    indices: np.ndarray | None = None,
+    threads: int = 1,
 ) -> None:
     """Decode the shards of a split into `out`: `images` uint8 [n, size, size, 3], `labels` int64
     [n].
 
-    One image is held at a time. Raises MergeloomError for whatever `read_shard` refuses, and for a
-    split without images.
+    A few images per thread are held at a time; the file does not depend on their number.
+
+    Parameters
+    ----------
+    indices : int64 [n], sorted – the images to decode; None for all.
+
+    Raises
+    ------
+    MergeloomError – whatever `read_samples` and `decode_image` refuse, and a split without images.
     """
-    count = sum(count_samples(shard) for shard in shards)
-    if count == 0:
+    total = sum(count_samples(shard) for shard in shards)
+    chosen = np.full(total, indices is None)
+    if indices is not None:
+        chosen[indices] = True
+    if not chosen.any():
         raise MergeloomError(f"{shards[0].parent}: holds no images")
+    samples = itertools.chain.from_iterable(read_samples(shard, classes) for shard in shards)
+
+    def square(sample: Sample) -> tuple[np.ndarray, int]:
+        return np.asarray(fit_to_square(decode_image(sample), size)), int(sample.label)
+
+    squares = in_order(square, itertools.compress(samples, chosen), threads)
+    write_images(out, squares, int(chosen.sum()), size, metadata)
+
+
+def write_images(
+    out: Path,
+    samples: Iterable[tuple[np.ndarray, int]],
+    count: int,
+    size: int,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write `count` images, each uint8 [size, size, 3], and their labels, one at a time."""
     shape = (count, size, size, 3)
     labels = np.empty(count, np.int64)
     pixels = math.prod(shape)
@@ -63,12 +97,11 @@ def decode(
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    samples = itertools.chain.from_iterable(read_shard(shard, classes) for shard in shards)
     with atomic_path(out) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.seek(labels.nbytes, io.SEEK_CUR)
         for index, (image, label) in enumerate(samples):
-            file.write(np.asarray(fit_to_square(image, size)).tobytes())
+            file.write(image.tobytes())
             labels[index] = label
         file.seek(8 + len(text))
         file.write(labels.tobytes())

@@ -1,4 +1,4 @@
-"""Tasks as WebDataset shards in the layout of CLIP-benchmark.
+"""Tasks as WebDataset shards in the layout of CLIP-benchmark, written and read a sample at a time.
 
     {task}/classnames.txt                           a class name per line, in the order of labels
     {task}/zeroshot_classification_templates.txt    a template per line, `{c}` stands for the name
@@ -11,19 +11,38 @@ import torch.
 """
 
 import io
+import itertools
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mergeloom.data.layout import SHARD_SIZE
 from mergeloom.errors import MergeloomError
 from mergeloom.io.atomic import atomic_path
 
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "ppm", "pgm", "tif", "tiff")
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
+# What Pillow calls a format, and the suffix of its files here.
+SUFFIX_OF = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "BMP": "bmp", "GIF": "gif",
+             "PPM": "ppm", "TIFF": "tif"}  # fmt: skip
+
+
+class Sample(NamedTuple):
+    """An encoded image and its label.
+
+    `where` is the place it was read from, for messages; a label may be a name until it has been
+    numbered.
+    """
+
+    where: str
+    image: bytes
+    label: int | str
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
@@ -59,10 +78,77 @@ def write_shard(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-            for suffix, content in (("cls", str(int(label)).encode()), ("png", buffer.getvalue())):
-                member = tarfile.TarInfo(f"s{index:07d}.{suffix}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+            _add(tar, index, "png", buffer.getvalue(), int(label))
+
+
+def _add(tar: tarfile.TarFile, index: int, suffix: str, image: bytes, label: int) -> None:
+    for kind, content in (("cls", str(label).encode()), (suffix, image)):
+        member = tarfile.TarInfo(f"s{index:07d}.{kind}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+
+
+def write_task(
+    folder: Path,
+    splits: Mapping[str, Iterable[Sample]],
+    *,
+    shards: Mapping[str, int],
+    counts: Mapping[str, int],
+    classnames: Sequence[str],
+    title: str,
+) -> None:
+    """Write a task's shards and class names, its samples with their image bytes as they come.
+
+    All shards appear together when everything has been read, or none does. The last shard of a
+    split takes what the others, of `SHARD_SIZE` samples, leave.
+
+    Parameters
+    ----------
+    splits : samples by split, with numbered labels; each is read once, one sample at a time.
+    shards : how many shards by split.
+    counts : how many samples a split must have, if known.
+    title : what the samples are of, for messages.
+
+    Raises
+    ------
+    MergeloomError – another number of samples than `counts` says, an image of no known format, or
+    a split without images.
+    """
+    with ExitStack() as whole:
+        for split, samples in splits.items():
+            left, seen = iter(samples), 0
+            for place in range(shards[split]):
+                last = place == shards[split] - 1
+                temporary = whole.enter_context(atomic_path(folder / split / f"{place}.tar"))
+                with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+                    for sample in itertools.islice(left, None if last else SHARD_SIZE):
+                        assert isinstance(sample.label, int)
+                        _add(tar, seen, _suffix(sample), sample.image, sample.label)
+                        seen += 1
+            if seen != counts.get(split, seen):
+                raise MergeloomError(
+                    f"{title}, {split}: has {seen} images, but the preset's `counts` say "
+                    f"{counts[split]}. Is it the right revision, and are `files` all of them? If "
+                    "so, correct `counts`."
+                )
+            if not seen:
+                raise MergeloomError(f"{title}, {split}: holds no images")
+    for split, count in shards.items():
+        write_lines(folder / split / "nshards.txt", [str(count)])
+    write_lines(folder / CLASSNAMES, classnames)
+
+
+def _suffix(sample: Sample) -> str:
+    try:
+        with Image.open(io.BytesIO(sample.image)) as image:
+            known = SUFFIX_OF.get(image.format or "")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise MergeloomError(f"{sample.where}: is no image: {error}") from error
+    if known is None:
+        raise MergeloomError(
+            f"{sample.where}: is a {image.format} image; expected one of {', '.join(SUFFIX_OF)}"
+        )
+    return known
 
 
 def shard_paths(split: Path) -> list[Path]:
@@ -97,19 +183,34 @@ def count_samples(path: Path) -> int:
 
 
 def read_shard(path: Path, classes: int) -> Iterator[tuple[Image.Image, int]]:
-    """Images and labels of one shard, in order.
+    """Images and labels of one shard, in order; see `read_samples` and `decode_image`."""
+    for sample in read_samples(path, classes):
+        yield decode_image(sample), int(sample.label)
+
+
+def read_samples(
+    path: Path,
+    classes: int | None,
+    images: Sequence[str] = IMAGE_SUFFIXES,
+    label: str = "cls",
+    name: str | None = None,
+) -> Iterator[Sample]:
+    """Encoded images and labels of one shard, in order.
 
     Parameters
     ----------
-    classes : int – labels must be below it.
+    classes : int – labels must be below it; None if they are numbers of something else.
+    images, label : suffixes of the members that hold them.
+    name : what the shard is called in messages, if not by its path.
 
     Raises
     ------
-    MergeloomError – a shard that is missing or cut short, an image that does not decode, a label
+    MergeloomError – a shard that is missing or cut short, a sample without image or label, a label
     that is no number or outside the class list; the message names the shard and the member.
     """
+    name = name or str(path)
     if not path.exists():
-        raise MergeloomError(f"{path}: no such shard")
+        raise MergeloomError(f"{name}: no such shard")
     # A tar archive ends in two blocks of zeros; without them its tail is lost, even where the cut
     # fell between two members and everything left reads well.
     with path.open("rb") as file:
@@ -117,50 +218,61 @@ def read_shard(path: Path, classes: int) -> Iterator[tuple[Image.Image, int]]:
         file.seek(max(0, size - 1024))
         whole = size >= 1024 and size % 512 == 0 and not any(file.read())
     if not whole:
-        raise MergeloomError(f"{path}: is cut short ({size} bytes); fetch or make this shard again")
-    sample: dict[str, bytes] = {}
+        raise MergeloomError(f"{name}: is cut short ({size} bytes); fetch or make this shard again")
+    members: dict[str, bytes] = {}
     key = ""
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 if not member.isfile():
                     continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
+                folder, _, last = member.name.rpartition("/")
+                stem, _, suffix = last.partition(".")
                 stem = f"{folder}/{stem}" if folder else stem
-                if sample and stem != key:
-                    yield _sample(path, key, sample, classes)
-                    sample = {}
+                if members and stem != key:
+                    yield _sample(name, key, members, classes, images, label)
+                    members = {}
                 key = stem
                 content = tar.extractfile(member)
                 assert content is not None
-                sample[suffix.lower()] = content.read()
+                members[suffix.lower()] = content.read()
     except tarfile.TarError as error:
         raise MergeloomError(
-            f"{path}: is damaged: {error}; fetch or make this shard again"
+            f"{name}: is damaged: {error}; fetch or make this shard again"
         ) from error
-    if sample:
-        yield _sample(path, key, sample, classes)
+    if members:
+        yield _sample(name, key, members, classes, images, label)
 
 
 def _sample(
-    path: Path, key: str, sample: dict[str, bytes], classes: int
-) -> tuple[Image.Image, int]:
-    where = f"{path}: sample {key}"
-    suffix = next((s for s in IMAGE_SUFFIXES if s in sample), None)
-    if suffix is None or "cls" not in sample:
+    name: str,
+    key: str,
+    members: dict[str, bytes],
+    classes: int | None,
+    images: Sequence[str],
+    label: str,
+) -> Sample:
+    where = f"{name}: sample {key}"
+    suffix = next((s for s in images if s in members), None)
+    if suffix is None or label not in members:
         raise MergeloomError(
-            f"{where} has {', '.join(sorted(sample))}; expected cls and one of {IMAGE_SUFFIXES}"
+            f"{where} has {', '.join(sorted(members))}; expected {label} and one of {images}"
         )
+    text = members[label]
     try:
-        label = int(sample["cls"])
+        number = int(text)
     except ValueError:
-        raise MergeloomError(f"{where}.cls: {sample['cls'][:20]!r} is not a label") from None
-    if not 0 <= label < classes:
+        raise MergeloomError(f"{where}.{label}: {text[:20]!r} is not a label") from None
+    if classes is not None and not 0 <= number < classes:
         raise MergeloomError(
-            f"{where}.cls: label {label} is outside the {classes} classes of {CLASSNAMES}"
+            f"{where}.{label}: label {number} is outside the {classes} classes of {CLASSNAMES}"
         )
+    return Sample(f"{where}.{suffix}", members[suffix], number)
+
+
+def decode_image(sample: Sample) -> Image.Image:
+    """The pixels of a sample, RGB; MergeloomError that names it if it does not decode."""
     try:
-        return Image.open(io.BytesIO(sample[suffix])).convert("RGB"), label
+        return Image.open(io.BytesIO(sample.image)).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise MergeloomError(f"{where}.{suffix}: the image does not decode: {error}") from error
+        raise MergeloomError(f"{sample.where}: the image does not decode: {error}") from error
