@@ -28,7 +28,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
-    # Whatever it is that torch refuses: the restricted reader either reads it or says what is wrong.
+    # Whatever torch refuses, the restricted reader either reads or says what is wrong with it.
     except Exception:
         content = read_module(path)
         log.info("%s: a pickle of whole modules, read without running any of their code", path)
