@@ -58,7 +58,11 @@ def listing(
 
     with _explained(_name(repository, revision, kind)):
         if not constants.is_offline_mode():
-            return sorted(HfApi().list_repo_files(repository, revision=revision, repo_type=kind))
+            api = HfApi()
+            # These take a time limit, which the listing of a tree does not.
+            info = api.dataset_info if kind == "dataset" else api.model_info
+            found = info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            return sorted(entry.rfilename for entry in found.siblings or ())
         folder = Path(
             snapshot_download(repository, revision=revision, repo_type=kind, local_files_only=True)
         )
