@@ -195,7 +195,7 @@ def model_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "open_clip" not in architecture:
         return dict(architecture.items())
-    config = _open_clip().get_modelmodel_config(architecture["open_clip"])
+    config = _open_clip().get_model_config(architecture["open_clip"])
     if config is None:
         raise MergeloomError(
             f"architecture.open_clip: {architecture['open_clip']!r} is no model of open_clip; "

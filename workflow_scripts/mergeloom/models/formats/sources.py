@@ -52,7 +52,8 @@ class Source:
     format : "transformers", "open_clip" or "peft".
     files : what was read, configuration included.
     parts : of every `visual.*` tensor those that it is stacked of.
-    rest : tensors of the text tower, where the file has them.
+    rest : the other tensors of an open_clip file: the text tower, or what is left of it.
+    dropped : names of tensors that no target has a use for.
     config : of transformers' config.json, where there is one.
     metadata : of the header, where the file is safetensors.
     features : of images [n, 3, s, s], given the architecture, by a model of the source's own
@@ -65,6 +66,7 @@ class Source:
     parts: dict[str, list[Part]]
     features: Features
     rest: dict[str, Tensor] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
     config: dict[str, Any] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -184,6 +186,7 @@ def _open_open_clip(
         parts={key: [Part(tensor)] for key, tensor in tower.items()},
         features=lambda architecture, images: open_clip_model.features(architecture, tower, images),
         rest=rest,
+        dropped=sorted(key for key in tensors if not key.startswith(prefix)),
         metadata=metadata,
     )
 
@@ -205,8 +208,6 @@ def _open_transformers(
     }
     projection = tensors.get(outer + TRANSFORMERS_PROJECTION)
     tower.pop(TRANSFORMERS_PROJECTION, None)
-    if not prefix:  # of version 5, where nothing tells the tower's names from others
-        tower.pop("logit_scale", None)
     parts: dict[str, list[Part]] = {}
     places = {key: open_clip_place(key) for key in tower}
     unknown = sorted(key for key, place in places.items() if place is None)
@@ -230,6 +231,11 @@ def _open_transformers(
         parts=parts,
         features=lambda architecture, images: transformers_model.features(
             config, architecture, tower, parts[PROJECTION][0].weight, projection, images
+        ),
+        dropped=sorted(
+            key
+            for key in tensors
+            if key != outer + TRANSFORMERS_PROJECTION and key.removeprefix(prefix) not in tower
         ),
         config=config,
         metadata=metadata,

@@ -56,6 +56,7 @@ def features(
     cure_torchvision()
     import transformers
 
+    own: Any
     if config is None:
         own = vision_config(vision_of(architecture))
     elif config["model_type"] == "clip":
@@ -93,7 +94,7 @@ def adapted_features(
         state[name if inner else f"vision_model.{name}"] = tensor
     model = _load(CLIPVisionModelWithProjection, vision_config(vision_of(architecture)), state)
     for name, change in adapter.changes.items():
-        layer = model if name == "" else model.get_submodule(_module(name))
+        layer = model.get_submodule(_module(name))
 
         def beside(_: Any, inputs: Any, output: Tensor, change: Any = change) -> Tensor:
             low = inputs[0] @ change.a.to(torch.float32).T
