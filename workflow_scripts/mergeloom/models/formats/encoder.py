@@ -74,7 +74,7 @@ def encoder_of(source: Source, base: Base | None, given: Mapping[str, Any] | Non
     if base is not None:
         _check_shapes(source, base)
     known = given or (base and architecture_of_record(base.metadata))
-    known = known or architecture_of_record(source.metadata)
+    known = known or source.architecture
     shapes = {key: source.shape(key) for key in source.parts}
     own = None
     if source.config is not None:

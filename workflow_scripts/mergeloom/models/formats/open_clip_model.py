@@ -1,6 +1,7 @@
 """Image features by open_clip's own CLIP."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,17 @@ def features(
     wrong = [*result.unexpected_keys, *(k for k in result.missing_keys if k.startswith(TOWER))]
     if wrong:
         raise MergeloomError(f"does not fit open_clip's CLIP: {', '.join(sorted(wrong)[:5])}.")
+    with torch.no_grad():
+        found: Tensor = model.eval().encode_image(images)
+    return found
+
+
+def saved_features(folder: Path, images: Tensor) -> Tensor:
+    """Features [n, d] of images [n, 3, s, s], by a folder that open_clip loads, in float32."""
+    cure_torchvision()
+    import open_clip
+
+    model = open_clip.create_model(f"local-dir:{folder}", precision="fp32")
     with torch.no_grad():
         found: Tensor = model.eval().encode_image(images)
     return found

@@ -20,7 +20,7 @@ from mergeloom.io.jsonfile import read_json
 from mergeloom.io.tensors import TensorFile, check_finite
 from mergeloom.models.clip import TOWER
 from mergeloom.models.formats import lora, open_clip_model, transformers_model
-from mergeloom.models.formats.architecture import RECORD
+from mergeloom.models.formats.architecture import RECORD, architecture_of_record
 from mergeloom.models.formats.names import (
     IGNORED,
     PROJECTION,
@@ -32,7 +32,7 @@ from mergeloom.models.formats.parts import Part
 from mergeloom.models.formats.pickles import read_pickle
 
 log = logging.getLogger(__name__)
-CONFIG, ADAPTER = "config.json", "adapter_config.json"
+CONFIG, ADAPTER, OPEN_CLIP = "config.json", "adapter_config.json", "open_clip_config.json"
 WEIGHTS = (
     "model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin",
@@ -55,6 +55,7 @@ class Source:
     rest : the other tensors of an open_clip file: the text tower, or what is left of it.
     dropped : names of tensors that no target has a use for.
     config : of transformers' config.json, where there is one.
+    architecture : that open_clip_config.json beside the file or the header names.
     metadata : of the header, where the file is safetensors.
     features : of images [n, 3, s, s], given the architecture, by a model of the source's own
         library; [n, d].
@@ -68,6 +69,7 @@ class Source:
     rest: dict[str, Tensor] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     config: dict[str, Any] | None = None
+    architecture: dict[str, Any] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
     def shape(self, key: str) -> tuple[int, ...]:
@@ -179,14 +181,16 @@ def _open_open_clip(
     inner = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
     tower = {key: tensor for key, tensor in inner.items() if key.startswith(TOWER)}
     rest = {key: tensor for key, tensor in inner.items() if not key.startswith(TOWER)}
+    beside = (_beside(path, OPEN_CLIP) or {}).get("model_cfg")
     return Source(
         path=path,
         format="open_clip",
-        files=[path],
+        files=[path, *([path.with_name(OPEN_CLIP)] if beside else [])],
         parts={key: [Part(tensor)] for key, tensor in tower.items()},
         features=lambda architecture, images: open_clip_model.features(architecture, tower, images),
         rest=rest,
         dropped=sorted(key for key in tensors if not key.startswith(prefix)),
+        architecture=beside or architecture_of_record(metadata),
         metadata=metadata,
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,6 +76,18 @@ def features(
     model = _load(transformers.CLIPVisionModelWithProjection, own, state)
     with torch.no_grad():
         found: Tensor = model(images).image_embeds
+    return found
+
+
+def saved_features(folder: Path, images: Tensor) -> Tensor:
+    """Features [n, d] of images [n, 3, s, s], by a folder that transformers loads, in float32."""
+    cure_torchvision()
+    from transformers import CLIPVisionModelWithProjection
+
+    with _quiet():
+        model = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        found: Tensor = model.eval()(images).image_embeds
     return found
 
 
