@@ -145,8 +145,9 @@ def convert(
         typer.Argument(
             metavar="IN",
             help="file or folder of a checkpoint in any of these formats: transformers' "
-            "CLIPVisionModel, CLIPVisionModelWithProjection or CLIPModel; a state dict of open_clip or of an "
-            "ImageEncoder; a pickle of such a module; a LoRA adapter of PEFT; a merged model",
+            "CLIPVisionModel, CLIPVisionModelWithProjection or CLIPModel; a state dict of "
+            "open_clip or of an ImageEncoder; a pickle of such a module; a LoRA adapter of PEFT; "
+            "a merged model",
         ),
     ],
     out: Annotated[

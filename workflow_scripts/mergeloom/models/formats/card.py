@@ -3,8 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from mergeloom.io.checksums import sha256
+from mergeloom.io.headers import read_header
 from mergeloom.models.formats.architecture import RECORD
 
 
@@ -55,6 +58,16 @@ def facts_of_merge(metadata: Mapping[str, str]) -> Facts | None:
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def expert(name: str, checkpoint: Path) -> Expert:
+    """An expert by its checkpoint, whose header says where it was downloaded."""
+    downloaded = read_header(checkpoint).metadata.get("downloaded")
+    origin = ""
+    if downloaded:
+        place = json.loads(downloaded)
+        origin = f"{place['repository']}, {place['file']}, commit `{place['commit']}`"
+    return Expert(name, sha256(checkpoint), origin)
 
 
 def model_card(facts: Facts, library: str, usage: str) -> str:

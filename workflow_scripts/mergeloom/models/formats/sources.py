@@ -175,24 +175,30 @@ def _refuse_task_vector(metadata: Mapping[str, str]) -> None:
         )
 
 
+def source_of_tower(path: Path, tower: Mapping[str, Tensor]) -> Source:
+    """Tensors `visual.*` at hand as a source; `path` is what messages name."""
+    return Source(
+        path=path,
+        format="open_clip",
+        files=[path],
+        parts={key: [Part(tensor)] for key, tensor in tower.items()},
+        features=lambda architecture, images: open_clip_model.features(architecture, tower, images),
+    )
+
+
 def _open_open_clip(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], prefix: str
 ) -> Source:
     inner = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-    tower = {key: tensor for key, tensor in inner.items() if key.startswith(TOWER)}
-    rest = {key: tensor for key, tensor in inner.items() if not key.startswith(TOWER)}
+    source = source_of_tower(path, {k: t for k, t in inner.items() if k.startswith(TOWER)})
+    source.rest = {key: tensor for key, tensor in inner.items() if not key.startswith(TOWER)}
+    source.dropped = sorted(key for key in tensors if not key.startswith(prefix))
+    source.metadata = metadata
     beside = (_beside(path, OPEN_CLIP) or {}).get("model_cfg")
-    return Source(
-        path=path,
-        format="open_clip",
-        files=[path, *([path.with_name(OPEN_CLIP)] if beside else [])],
-        parts={key: [Part(tensor)] for key, tensor in tower.items()},
-        features=lambda architecture, images: open_clip_model.features(architecture, tower, images),
-        rest=rest,
-        dropped=sorted(key for key in tensors if not key.startswith(prefix)),
-        architecture=beside or architecture_of_record(metadata),
-        metadata=metadata,
-    )
+    source.architecture = beside or architecture_of_record(metadata)
+    if beside:
+        source.files.append(path.with_name(OPEN_CLIP))
+    return source
 
 
 def _open_transformers(
