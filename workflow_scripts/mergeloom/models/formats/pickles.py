@@ -1,6 +1,7 @@
 """State dicts out of what torch.save wrote."""
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,11 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         or holds no tensors.
     """
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that another program chose
+            content: Any = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=_mappable(path)
+            )
     # Whatever torch refuses, the restricted reader either reads or says what is wrong with it.
     except Exception:
         content = read_module(path)
