@@ -23,6 +23,7 @@ from mergeloom.config.study import (
     parts_of,
     resolve_alpha,
     resolve_epochs,
+    resolve_import,
 )
 from mergeloom.data.layout import made_shards, source_of
 from mergeloom.data.image_folder import splits_of, state_of
@@ -158,7 +159,10 @@ RENDERED, HUB, FOLDERS = (
     for kind in ("rendered", "hub", "folder")
 )
 PRETRAINED = [e for e, p in PRESETS["encoders"].items() if "pretrain" in p["weights"]]
-TRAINED = [e for e, p in PRESETS["experts"].items() if "source" not in p]
+IMPORTED = [e for e, p in PRESETS["experts"].items() if "import" in p]
+TRAINED = [
+    e for e, p in PRESETS["experts"].items() if "source" not in p and e not in IMPORTED
+]
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
 
 
@@ -392,6 +396,62 @@ def given_weights(wildcards):
 def pretraining_recipe(wildcards):
     """The name of the recipe that an encoder is pretrained by."""
     return pretraining_of(wildcards)["recipe"]
+
+
+@explained
+def import_of(wildcards):
+    """Where an imported checkpoint comes from."""
+    return resolve_import(
+        wildcards.experts,
+        preset("experts", wildcards.experts),
+        encoder=wildcards.encoder,
+        task=wildcards.task,
+    )
+
+
+def origin_of(wildcards):
+    """The same, in words."""
+    source = import_of(wildcards)
+    if "path" in source:
+        return source["path"]
+    return f"{source['hub']}, {source['file']} (revision {source['revision']})"
+
+
+# What may lie beside a checkpoint and say how its weights are used.
+BESIDE = ("config.json", "adapter_config.json", "open_clip_config.json")
+
+
+@explained
+def given_checkpoint(wildcards):
+    """The files of a checkpoint at hand, where it is one and not of the hub."""
+    path = Path(import_of(wildcards).get("path", ""))
+    if "path" not in import_of(wildcards):
+        return []
+    if path.is_dir():
+        return sorted(str(file) for file in path.iterdir() if file.is_file())
+    if not path.is_file():
+        raise MergeloomError(
+            f"{path}: no such file. It is the {wildcards.experts} checkpoint of {wildcards.task} on "
+            f"{wildcards.encoder}: put it there, or set import.path of these experts."
+        )
+    return [
+        str(path),
+        *(str(f) for f in map(path.with_name, BESIDE) if f.is_file()),
+    ]
+
+
+@explained
+def one_merged_model(wildcards):
+    """The merged task vector of a merger that gives one model, and not one per task."""
+    method = preset("mergers", wildcards.merger)["method"]
+    if lookup("merger", method).options.get("per_task") or wildcards.merger == ZEROSHOT:
+        raise MergeloomError(
+            f"merger {wildcards.merger!r} gives no single merged model, so there is none to export"
+        )
+    return expand(
+        "<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
+        **wildcards,
+    )[0]
 
 
 def of_pretraining_tasks(pattern):

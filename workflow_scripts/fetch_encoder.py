@@ -1,11 +1,21 @@
-"""Fetch an encoder with its published weights, once, into safetensors."""
+"""Fetch an encoder with its published weights, once, into safetensors.
+
+The header holds image features of a seeded probe too, by which a checkpoint's import sees that the
+base was built as it was trained.
+"""
 
 from mergeloom.io.tensors import write_tensors
 from mergeloom.models.family import get_family
+from mergeloom.models.formats.probe import probe_images, probe_record, tower_features
 from rule import job
 
 with job(snakemake) as j:
     encoder = j.params.encoder
     family = get_family(encoder["family"])
     model = family.pretrained(encoder["architecture"], encoder["weights"]["published"])
-    write_tensors(j.output.base, model.state_dict(), j.metadata())
+    weights = model.state_dict()
+    images = probe_images(encoder["image"]["size"])
+    features = tower_features(
+        family, encoder["architecture"], family.tower_weights(model.visual), images
+    )
+    write_tensors(j.output.base, weights, {**j.metadata(), **probe_record(features)})

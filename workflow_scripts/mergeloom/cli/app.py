@@ -139,6 +139,64 @@ def merge(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="file or folder of a checkpoint in any of these formats: transformers' "
+            "CLIPVisionModel, CLIPVisionModelWithProjection or CLIPModel; a state dict of "
+            "open_clip or of an ImageEncoder; a pickle of such a module; a LoRA adapter of PEFT; "
+            "a merged model",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="what to write: a .safetensors file for merge, else the folder to make"),
+    ],
+    to: Annotated[
+        Literal["merge", "transformers", "open_clip"],
+        typer.Option(
+            help="merge: a safetensors file with the image tower, as `mergeloom merge` and the "
+            "workflow read it. transformers: a folder for CLIPVisionModel.from_pretrained, with or "
+            "without projection. open_clip: a folder with the whole CLIP for "
+            "open_clip.create_model. Both with a model card"
+        ),
+    ] = "merge",
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="safetensors file of the model before fine-tuning. Needed where IN has no "
+            "projection (a CLIPVisionModel), is a LoRA adapter, or goes to open_clip without a "
+            "text tower; where given, IN is checked against it"
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="architecture by open_clip's name (OpenAI's CLIPs are those that end in "
+            "-quickgelu: ViT-B-32-quickgelu), or the YAML file of an encoder's preset. If not "
+            "given, it is the base's, or told by IN's config.json or its tensors",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace what --out names")
+    ] = False,
+) -> None:
+    """Convert a checkpoint of CLIP's image tower, for merging, transformers or open_clip.
+
+    No code of a pickle is run. What is written gives the same image features as the source model,
+    built by its own library, or nothing is written.
+    """
+    from mergeloom.cli.convert import Request, convert_checkpoint
+
+    with _notes_and_progress():
+        written = convert_checkpoint(Request(source, out, to, base, encoder, overwrite))
+    print(written)
+
+
+@app.command()
 def trace(
     file: Annotated[
         Path, typer.Argument(help="a checkpoint, merged model, result, table or figure")
@@ -161,9 +219,10 @@ def trace(
     # A terminal wraps lines within the tree; a pipe gets them whole.
     width = None if sys.stdout.isatty() else 500
     Console(highlight=False, width=width).print(tracing.trace(file, roots))
-    if (tracing.read_record(file) or {}).get("rule") == "mergeloom merge":
+    rule = str((tracing.read_record(file) or {}).get("rule"))
+    if rule.startswith("mergeloom "):
         print(
-            f"mergeloom: {file} was made by `mergeloom merge`, which records its inputs by name "
+            f"mergeloom: {file} was made by `{rule}`, which records its inputs by name "
             "and SHA-256, and not where they lie: run this in their folder to follow them.",
             file=sys.stderr,
         )
@@ -187,8 +246,9 @@ def _notes_and_progress() -> "Iterator[Progress]":
             console.print(f"mergeloom: {record.getMessage()}", markup=False, soft_wrap=True)
 
     logger, notes = logging.getLogger("mergeloom"), Notes()
-    level = logger.level
+    level, passes_on = logger.level, logger.propagate
     logger.addHandler(notes)
+    logger.propagate = False  # libraries give the root logger a handler on the way
     logger.setLevel(logging.INFO)
     bars = Progress(
         TextColumn("{task.description}"),
@@ -211,6 +271,7 @@ def _notes_and_progress() -> "Iterator[Progress]":
             yield show
     finally:
         logger.removeHandler(notes)
+        logger.propagate = passes_on
         logger.setLevel(level)
 
 

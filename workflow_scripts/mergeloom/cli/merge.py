@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from mergeloom.cli.output import check_output
 from mergeloom.cli.svd_folder import SvdFolder, registered_family
 from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256
@@ -76,7 +76,14 @@ def merge_checkpoints(
     alpha = _alpha(request.alpha, merge)
     if not experts:
         raise MergeloomError("There is nothing to merge: name the fine-tuned files by --experts.")
-    _check_output(request.out, merge.method.per_task, [base, *experts], request.overwrite)
+    check_output(
+        request.out,
+        [base, *experts],
+        folder=merge.method.per_task,
+        why_folder="this method gives one model per task",
+        overwrite=request.overwrite,
+        ours=lambda name: name.endswith(".safetensors"),
+    )
     names = task_names(experts) if merge.method.per_task else []
     device = _device(request.device)
     family = _family(request.family, base)
@@ -225,40 +232,6 @@ def _family(wanted: str, base: Path) -> str:
     return wanted
 
 
-def _check_output(path: Path, per_task: bool, inputs: Sequence[Path], overwrite: bool) -> None:
-    if per_task == (path.suffix == ".safetensors"):
-        what = "of a folder: this method gives one model per task" if per_task else (
-            "that ends with .safetensors"
-        )  # fmt: skip
-        raise MergeloomError(f"--out {path}: expected a name {what}.")
-    if path.exists():
-        if path.is_dir() != per_task:
-            is_now, expected = ("folder", "file") if path.is_dir() else ("file", "folder")
-            raise MergeloomError(f"--out {path}: is a {is_now}, expected the name of a {expected}.")
-        for given in inputs:
-            if given.exists() and any(path.samefile(p) for p in (given, *given.resolve().parents)):
-                verb = "holds" if path.is_dir() else "is"
-                raise MergeloomError(
-                    f"--out {path}: {verb} the input {given}, which would be lost. "
-                    "Write to another place."
-                )
-        if not overwrite:
-            raise MergeloomError(
-                f"--out {path}: exists already. Write to another place, or add --overwrite."
-            )
-        other = [p.name for p in path.iterdir() if p.suffix != ".safetensors"] if per_task else []
-        if other:
-            raise MergeloomError(
-                f"--out {path}: holds {other[0]}, which no merge has written and --overwrite would "
-                "remove. Write to another folder."
-            )
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise MergeloomError(f"--out {path}: cannot be made, as {folder} is a file.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise MergeloomError(f"--out {path}: the folder {folder} may not be written to.")
-
-
 def _look_at(base: Path, experts: Sequence[Path], family: str) -> None:
     """Check names, shapes and types by the files' headers, and say what is special about them."""
     types: dict[str, list[Path]] = {}
@@ -302,7 +275,7 @@ def _record(
 ) -> dict[str, Any]:
     """What was done, with the names of inputs and not their places: a record as jobs write it."""
     files = [request.base, *request.experts]
-    names = _shortest_names(files)
+    names = shortest_names(files)
     content = record(
         rule=RULE,
         inputs=[],
@@ -324,7 +297,7 @@ def _record(
     return content | {"inputs": {names[path]: sha256(path) for path in files}}
 
 
-def _shortest_names(paths: Sequence[Path]) -> Mapping[Path, str]:
+def shortest_names(paths: Sequence[Path]) -> Mapping[Path, str]:
     """The ends of paths that tell them apart: their names, with as many folders as that takes."""
     parts = {path: path.absolute().parts[1:] for path in paths}
     for depth in range(1, max(map(len, parts.values())) + 1):

@@ -158,6 +158,39 @@ def resolve_epochs(recipe: Mapping[str, Any], name: str, task: Mapping[str, Any]
     return {**recipe, "epochs": task["epochs"]}
 
 
+def resolve_import(
+    experts: str, preset: Mapping[str, Any], *, encoder: str, task: str
+) -> dict[str, str]:
+    """Where a public checkpoint lies.
+
+    Returns
+    -------
+    `{"hub", "file", "revision"}` or `{"path"}`, with `{encoder}` and `{task}` filled in.
+
+    Raises
+    ------
+    MergeloomError – the collection's names know no such encoder or task, or a pattern has another
+    name in braces.
+    """
+    given = preset["import"]
+    names = {}
+    for kind, name in (("encoder", encoder), ("task", task)):
+        known = given.get("names", {}).get(kind)
+        if known is not None and name not in known:
+            raise MergeloomError(
+                f"experts {experts!r} have no checkpoint of {kind} {name}; there is: "
+                f"{', '.join(known)}. Add it under import.names.{kind} if the family has one."
+            )
+        names[kind] = name if known is None else known[name]
+    try:
+        found = {key: given[key].format(**names) for key in ("hub", "file", "path") if key in given}
+    except (KeyError, IndexError, ValueError) as error:
+        raise MergeloomError(
+            f"experts {experts!r}: import: {error} is no name; {{encoder}} and {{task}} are"
+        ) from None
+    return found | ({"revision": given["revision"]} if "revision" in given else {})
+
+
 def resolve_alpha(merger: Mapping[str, Any], *, encoder: str, benchmark: str) -> dict[str, Any]:
     """How a merger's alpha is chosen on one encoder and benchmark.
 

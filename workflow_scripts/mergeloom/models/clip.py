@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TOWER = "visual."
+QUICK = "-quickgelu"  # ends open_clip's names of architectures with that activation
 BEHIND = ("ln_post", "attn_pool", "proj", "head")  # the blocks
 ORDER = ("conv1", "positional_embedding", "in_proj_weight", "out_proj", "c_fc", "c_proj", "proj")
 
@@ -54,19 +55,26 @@ class Clip:
 
     def build(self, architecture: Mapping[str, Any]) -> "nn.Module":
         """Both towers, initialised at random from torch's global generator."""
-        return _open_clip().model.CLIP(**_config(architecture))
+        return _open_clip().model.CLIP(**model_config(architecture))
 
     def pretrained(self, architecture: Mapping[str, Any], weights: str) -> "nn.Module":
         """Both towers with published weights: an open_clip tag, or a file of an open_clip state
         dict.
 
         The activation comes from the architecture alone: OpenAI's weights need a `-quickgelu` one.
+
+        Raises
+        ------
+        MergeloomError
+            If the weights cannot be had, or open_clip says that they were trained with another
+            activation than the architecture has.
         """
         open_clip = _open_clip()
         if "open_clip" not in architecture:
             raise MergeloomError(
                 "published weights need a published architecture: set architecture.open_clip"
             )
+        _check_activation(architecture, weights)
         try:
             return open_clip.create_model(
                 architecture["open_clip"], pretrained=weights, require_pretrained=True
@@ -85,7 +93,7 @@ class Clip:
         import torch
 
         with torch.device("meta"):  # the text tower is never allocated
-            tower: nn.Module = _open_clip().model.CLIP(**_config(architecture)).visual
+            tower: nn.Module = _open_clip().model.CLIP(**model_config(architecture)).visual
         state = {k.removeprefix(TOWER): v for k, v in weights.items() if k.startswith(TOWER)}
         expected = {k: tuple(v.shape) for k, v in tower.state_dict().items()}
         wrong = [
@@ -114,7 +122,7 @@ class Clip:
 
     def tokenize(self, architecture: Mapping[str, Any], texts: Sequence[str]) -> "Tensor":
         """Byte-pair token ids, int64 [n, context length of the architecture]."""
-        length = _config(architecture)["text_cfg"].get("context_length", 77)
+        length = model_config(architecture)["text_cfg"].get("context_length", 77)
         return _tokenizer(length)(list(texts))
 
     def zero_shot_head(
@@ -148,6 +156,21 @@ def _shape(state: Mapping[str, "Tensor"], key: str) -> Any:
     return tuple(state[key].shape) if key in state else "absent"
 
 
+def _check_activation(architecture: Mapping[str, Any], tag: str) -> None:
+    """Compare with what open_clip knows of the weights; it knows nothing of files."""
+    name = architecture["open_clip"]
+    plain = name.removesuffix(QUICK)
+    known = _open_clip().pretrained.get_pretrained_cfg
+    entry = known(name, tag) or known(plain, tag)
+    trained = bool(entry.get("quick_gelu", False))
+    if entry and trained != bool(model_config(architecture).get("quick_gelu", False)):
+        raise MergeloomError(
+            f"{name}: the weights {tag!r} were trained {'with' if trained else 'without'} "
+            f"QuickGELU. Set architecture.open_clip to {plain + QUICK if trained else plain}: with "
+            "another activation they load without an error and lose accuracy."
+        )
+
+
 @cache
 def _tokenizer(length: int) -> Any:
     return _open_clip().tokenizer.SimpleTokenizer(context_length=length)
@@ -162,8 +185,14 @@ def _open_clip() -> Any:
     return open_clip
 
 
-def _config(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """open_clip's model config: a published one by name, or the one that stands in the preset."""
+def model_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's model config: a published one by name, or the one that stands in the preset.
+
+    Raises
+    ------
+    MergeloomError
+        If open_clip has no model of this name, or one that is no plain CLIP.
+    """
     if "open_clip" not in architecture:
         return dict(architecture.items())
     config = _open_clip().get_model_config(architecture["open_clip"])

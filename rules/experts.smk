@@ -1,0 +1,30 @@
+# Public fine-tuned checkpoints, downloaded and converted once.
+
+
+rule import_checkpoint:
+    input:
+        base="<models>/{encoder}/base.safetensors",
+        given=given_checkpoint,
+    output:
+        checkpoint="<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
+    log:
+        "<logs>/models/{encoder}/{experts}/{task}/checkpoint.log",
+    benchmark:
+        "<benchmarks>/models/{encoder}/{experts}/{task}/checkpoint.jsonl"
+    wildcard_constraints:
+        experts=one_of(IMPORTED),
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        downloads=1,
+        mem_mb=memory,
+    params:
+        encoder=at("encoders", "encoder"),
+        source=import_of,
+        origin=origin_of,
+        code=code("import_checkpoint.py", family="{encoder}"),
+        env=env((*NUMBERS, "transformers")),
+    message:
+        "Importing {wildcards.task} of {wildcards.experts} for {wildcards.encoder}: {params.origin}"
+    script:
+        "../workflow_scripts/import_checkpoint.py"
