@@ -97,6 +97,7 @@ def code(script, **registry):
     registered = {
         "merger": lambda name: functions_of(preset("mergers", name)),
         "family": lambda name: {"family": preset("encoders", name)["family"]},
+        "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
         },
@@ -139,20 +140,20 @@ TRAINED = [e for e, p in PRESETS["experts"].items() if "source" not in p]
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
 
 
-def tasks_of(wildcards):
-    """The tasks of the benchmark; the other names of the path must exist, too."""
+def tasks_of(wildcards, of="benchmark"):
+    """The tasks of a benchmark; the other names of the path must exist, too."""
     preset("encoders", wildcards.encoder)
     preset("experts", wildcards.experts)
-    return preset("benchmarks", wildcards.benchmark)
+    return preset("benchmarks", getattr(wildcards, of))
 
 
-def over_tasks(pattern, **fixed):
-    """Input function: the pattern for every task of the benchmark; `{size}` is the encoder's."""
+def over_tasks(pattern, of="benchmark", **fixed):
+    """Input function: the pattern for every task of a benchmark; `{size}` is the encoder's."""
 
     def paths(wildcards):
         size = preset("encoders", wildcards.encoder)["image"]["size"]
         return expand(
-            pattern, task=tasks_of(wildcards), size=size, **{**wildcards, **fixed}
+            pattern, task=tasks_of(wildcards, of), size=size, **{**wildcards, **fixed}
         )
 
     return paths

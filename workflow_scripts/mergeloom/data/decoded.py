@@ -8,8 +8,9 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from mergeloom.errors import MergeloomError
 from mergeloom.io.atomic import atomic_path
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -49,6 +51,19 @@ def decode(
     count = sum(count_samples(shard) for shard in shards)
     if count == 0:
         raise MergeloomError(f"{shards[0].parent}: holds no images")
+    samples = itertools.chain.from_iterable(read_shard(shard, classes) for shard in shards)
+    squares = ((np.asarray(fit_to_square(image, size)), label) for image, label in samples)
+    write_images(out, squares, count, size, metadata)
+
+
+def write_images(
+    out: Path,
+    samples: Iterable[tuple[np.ndarray, int]],
+    count: int,
+    size: int,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write `count` images, each uint8 [size, size, 3], and their labels, one at a time."""
     shape = (count, size, size, 3)
     labels = np.empty(count, np.int64)
     pixels = math.prod(shape)
@@ -63,12 +78,11 @@ def decode(
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    samples = itertools.chain.from_iterable(read_shard(shard, classes) for shard in shards)
     with atomic_path(out) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.seek(labels.nbytes, io.SEEK_CUR)
         for index, (image, label) in enumerate(samples):
-            file.write(np.asarray(fit_to_square(image, size)).tobytes())
+            file.write(image.tobytes())
             labels[index] = label
         file.seek(8 + len(text))
         file.write(labels.tobytes())
@@ -93,11 +107,23 @@ def open_images(path: Path) -> Images:
     return Images(file["images"], file["labels"])
 
 
-def normalise(images: "Tensor", mean: tuple[float, ...], std: tuple[float, ...]) -> "Tensor":
-    """uint8 [n, s, s, 3] to float32 [n, 3, s, s] with the encoder's mean and deviation (of 0…1)."""
+def normalise(images: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """uint8 [n, s, s, 3] to float32 [n, 3, s, s] with the encoder's mean and deviation (of 0…1).
+
+    Converted once and then normalised in place. The strides stay those of the pixels (channels
+    last), which copies nothing and is the layout that convolutions on a GPU prefer.
+    """
+    shift, scale = _constants(tuple(mean), tuple(std), images.device)
+    return images.permute(0, 3, 1, 2).float().sub_(shift).div_(scale)
+
+
+@cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: "torch.device"
+) -> "tuple[Tensor, Tensor]":
     import torch
 
-    device = images.device
-    shift = torch.tensor(mean, device=device).mul(255).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=device).mul(255).view(1, 3, 1, 1)
-    return (images.permute(0, 3, 1, 2).float() - shift) / scale
+    # Made outside of inference mode, since training uses them, too.
+    with torch.inference_mode(False):
+        shift, scale = (torch.tensor(v).mul(255).view(1, 3, 1, 1).to(device) for v in (mean, std))
+    return shift, scale

@@ -24,6 +24,7 @@ REGISTRIES = {
     "modifier": "mergeloom/merging/methods",
     "family": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
+    "corruption": "mergeloom/data/corruptions",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them
