@@ -18,12 +18,14 @@ from mergeloom.config.study import (
     NAME,
     ZEROSHOT,
     check_study,
+    corruption_and_severity,
     functions_of,
     inputs_of,
     resolve_alpha,
 )
 from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
 from mergeloom.errors import MergeloomError
+from mergeloom.evaluation.results import no_model_of_unseen_tasks
 from mergeloom.provenance.code import digest, lookup
 from mergeloom.provenance.environment import environment_digest
 
@@ -265,13 +267,22 @@ FIGURES = (*RESULT_FIGURES, *VECTOR_FIGURES)
 STUDY = "{encoder}/{experts}/{benchmark}"
 
 
+ALL_ROWS = [ZEROSHOT, *(m for m in config["mergers"] if m != ZEROSHOT), FINETUNED]
+MERGED = "<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors"
+RESULT = f"<results>/{STUDY}/{{merger}}.json"
+
+
 def merger_results(wildcards):
     """Results of the configured mergers in their order, and of the fine-tuned models."""
-    names = [m for m in config["mergers"] if m != ZEROSHOT]
-    return expand(
-        f"<results>/{STUDY}/{{merger}}.json",
-        merger=[ZEROSHOT, *names, FINETUNED],
-        **wildcards,
+    return expand(RESULT, merger=ALL_ROWS, **wildcards)
+
+
+def of_merger(pattern):
+    """Input function: the pattern for a merger, and nothing for the base and the experts."""
+    return lambda wildcards: (
+        []
+        if wildcards.merger in (ZEROSHOT, FINETUNED)
+        else expand(pattern, **wildcards)
     )
 
 

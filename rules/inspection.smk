@@ -8,20 +8,11 @@ def only(name, input_function):
     )
 
 
-def merged_result(pattern):
-    """Input function: the pattern for a merger, and nothing for the base and the experts."""
-    return lambda wildcards: (
-        []
-        if wildcards.merger in (ZEROSHOT, FINETUNED)
-        else expand(pattern, **wildcards)
-    )
-
-
 rule inspect_model:
     input:
         base="<models>/{encoder}/base.safetensors",
-        merged=merged_result(MERGED),
-        chosen=merged_result(RESULT),
+        merged=of_merger(MERGED),
+        chosen=of_merger(RESULT),
         checkpoints=only(
             FINETUNED,
             over_tasks("<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"),

@@ -1,15 +1,7 @@
 # Merged models on images that nothing was chosen on: corrupted test images, and the tasks of another
 # benchmark. Alpha is that of the benchmark's own result.
 
-ELSEWHERE = "<results>/{encoder}/{experts}/{benchmark}/{place}/{merger}.json"
 CORRUPTED = "{corruption}{severity}"
-
-
-def unless(name, pattern):
-    """Input function: the pattern, but nothing for one merger."""
-    return lambda wildcards: (
-        [] if wildcards.merger == name else expand(pattern, **wildcards)
-    )
 
 
 @explained
@@ -37,11 +29,7 @@ def merged_for_all(wildcards):
     method = preset("mergers", wildcards.merger)["method"]
     if lookup("merger", method).options.get("per_task"):
         raise MergeloomError(no_model_of_unseen_tasks(wildcards.merger))
-    return unless(ZEROSHOT, MERGED)(wildcards)
-
-
-MERGED = "<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors"
-RESULT = "<results>/{encoder}/{experts}/{benchmark}/{merger}.json"
+    return of_merger(MERGED)(wildcards)
 
 
 rule corrupt_images:
@@ -101,8 +89,8 @@ use rule evaluate_finetuned as evaluate_finetuned_on_corrupted with:
 use rule evaluate_zeroshot as evaluate_on_corrupted with:
     input:
         base="<models>/{encoder}/base.safetensors",
-        merged=unless(ZEROSHOT, MERGED),
-        chosen=unless(ZEROSHOT, RESULT),
+        merged=of_merger(MERGED),
+        chosen=of_merger(RESULT),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         test=over_tasks(f"<cache>/{{task}}/test_{{size}}px_{CORRUPTED}.safetensors"),
         finetuned=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.json",
@@ -135,7 +123,7 @@ use rule evaluate_zeroshot as evaluate_on_other_tasks with:
     input:
         base="<models>/{encoder}/base.safetensors",
         merged=merged_for_all,
-        chosen=unless(ZEROSHOT, RESULT),
+        chosen=of_merger(RESULT),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors", of="other"),
         test=over_tasks("<cache>/{task}/test_{size}px.safetensors", of="other"),
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{other}}/{FINETUNED}.json",
@@ -172,7 +160,7 @@ rule tabulate_corrupted:
         corrupted=lambda wildcards: expand(
             f"<results>/{STUDY}/corrupted/{{corrupted}}/{{merger}}.json",
             corrupted=config["corruptions"],
-            merger=mergers_in_order(),
+            merger=ALL_ROWS,
             **wildcards,
         ),
     output:

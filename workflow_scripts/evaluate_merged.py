@@ -1,7 +1,7 @@
 """Evaluate θ0 + αΔ on all tasks of a benchmark.
 
-α is chosen on the validation splits, or taken from the result of the same model where these are other
-images: corrupted ones, or those of another benchmark.
+α is chosen on the validation splits, or taken from the result of the same model where these are
+other images: corrupted ones, or those of another benchmark.
 """
 
 from mergeloom.evaluation.benchmark import Benchmark, evaluate_merged

@@ -10,6 +10,7 @@ from mergeloom.io.atomic import atomic_path
 from mergeloom.report.results import Result, in_order
 
 FIXED_COLUMNS = ("merger", "per_task", "alpha", "alpha_how", "accuracy", "normalized_accuracy")
+METRICS = ("top5", "mean_class_recall", "ece")  # on request
 
 
 def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd.DataFrame:
@@ -26,7 +27,8 @@ def summary(results: Iterable[Result], tasks: Sequence[str] | None = None) -> pd
     merger, per_task (one model per task, told which it is), alpha (NaN for finetuned), alpha_how
     (search, table, fixed or empty), accuracy and normalized_accuracy (averages over tasks), then
     `<task>` and `<task>_normalized` per task. Accuracies are fractions: 1 is all right; normalized,
-    1 is as good as the fine-tuned model.
+    1 is as good as the fine-tuned model. Metrics on request follow where the results have them:
+    `<metric>`, the average, and `<task>_<metric>`.
 
     Raises
     ------
@@ -50,12 +52,17 @@ def _row(result: Result, tasks: Sequence[str]) -> dict[str, str | float | bool]:
     for task in tasks:
         row[task] = result["tasks"][task]["accuracy"]
         row[f"{task}_normalized"] = result["tasks"][task]["normalized_accuracy"]
+    for metric in METRICS:
+        if metric in result["average"]:
+            row[metric] = result["average"][metric]
+            row |= {f"{task}_{metric}": result["tasks"][task][metric] for task in tasks}
     return row
 
 
 def tasks_of(frame: pd.DataFrame) -> list[str]:
     """Tasks of a summary, in its order."""
-    return list(frame.columns[len(FIXED_COLUMNS) :: 2])
+    later = frame.columns[len(FIXED_COLUMNS) :]
+    return [column for column in later if f"{column}_normalized" in later]
 
 
 def mergers_of(frame: pd.DataFrame) -> pd.DataFrame:

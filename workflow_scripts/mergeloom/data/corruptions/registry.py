@@ -1,10 +1,9 @@
 """Corruptions by name, and what they make of images.
 
-The parameters of the five severities are those of ImageNet-C (arXiv 1903.12261), which are for images
-of 224 pixels. At another size, lengths in pixels are scaled by size/224, so that the same picture
-looks the same; what has no length (noise, contrast, pixelation, compression) stays. Other deviations:
-values are rounded to 8 bits and not cut off, and the result is not compressed a second time (but by
-the corruption that is a compression).
+The parameters of the five severities are those of ImageNet-C (arXiv 1903.12261), which are for
+images of 224 pixels. At another size, lengths in pixels are scaled by size/224, so that the same
+picture looks the same; what has no length (noise, contrast, pixelation, compression) stays. Other
+deviations: values are rounded to 8 bits and not cut off, and the result is not stored as JPEG.
 
 A corruption is a function of the image in [0, 1], the severity and the image's own random numbers,
 registered in a module of this package.
@@ -48,8 +47,8 @@ def corruptions() -> dict[str, Function]:
 def corrupt(image: np.ndarray, name: str, severity: int, seed: int, index: int) -> np.ndarray:
     """Corrupt one image.
 
-    The random numbers belong to seed, corruption and index: not to the severity, so that a higher one
-    is more of the same, and not to the other images.
+    The random numbers belong to seed, corruption and index: not to the severity, so that a higher
+    one is more of the same, and not to the other images.
 
     Parameters
     ----------

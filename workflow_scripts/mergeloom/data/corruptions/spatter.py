@@ -38,9 +38,9 @@ def spatter(image: np.ndarray, severity: int, random: np.random.Generator) -> np
     """Water (severities 1 to 3) or mud (4 and 5) on the image.
 
     The layer is made at 224 pixels and scaled to the image, since how much a threshold leaves of
-    smoothed noise depends on the resolution. ImageNet-C finds the edges of drops with OpenCV's Canny
-    filter and measures distances by a chamfer mask; here the edges are the drops' own borders, and
-    the distances Euclidean.
+    smoothed noise depends on the resolution. ImageNet-C finds the edges of drops with OpenCV's
+    Canny filter and measures distances by a chamfer mask; here the edges are the drops' own
+    borders, and the distances Euclidean.
     """
     splash = SPLASHES[severity - 1]
     noise = random.normal(splash.mean, splash.deviation, (REFERENCE_SIZE, REFERENCE_SIZE))
