@@ -168,6 +168,7 @@ def figures(tasks: list[str], mergers: list[str], searched: bool = True) -> dict
     results = study(tasks, mergers, searched)
     frame = summary(results)
     cosine = np.full((len(tasks), len(tasks)), 0.1) + 0.9 * np.eye(len(tasks))
+    classes = {task: (10, 47, 397)[index % 3] for index, task in enumerate(tasks)}
     return {
         "radar": radar(frame, "demo"),
         "bars": bars(frame, "demo"),
@@ -176,6 +177,8 @@ def figures(tasks: list[str], mergers: list[str], searched: bool = True) -> dict
         "singular_values": singular_values(spectra(tasks), "demo"),
         "learning_curves": learning_curves(dict.fromkeys(tasks, history()), "demo"),
         "diagnosis": diagnosis(diagnosed(tasks)),
+        "confusion": confusion(inspected(classes)),
+        "calibration": calibration(inspected(classes)),
     }
 
 
@@ -581,8 +584,10 @@ def test_a_diagnosis_of_other_tasks_than_it_names_is_an_error():
 
 # Every figure
 
+TABLES = ["summary", "corrupted"]
 FIGURES = [
     "radar", "bars", "heatmap", "alpha_curves", "singular_values", "learning_curves", "diagnosis",
+    "confusion", "calibration",
 ]  # fmt: skip
 
 
@@ -690,7 +695,7 @@ def test_captions_render_with_the_wildcards_of_their_rule(caption):
 
 
 def test_every_figure_has_a_caption():
-    assert {path.stem for path in CAPTIONS.glob("*.rst")} == {*FIGURES, "summary", "workflow"}
+    assert {path.stem for path in CAPTIONS.glob("*.rst")} == {*FIGURES, *TABLES, "workflow"}
 
 
 # Weights & Biases
