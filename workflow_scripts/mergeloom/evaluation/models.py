@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mergeloom.io.tensors import TensorFile
 from mergeloom.models.family import get_family
-from mergeloom.models.weights import PER_TASK, moved, read_tower
+from mergeloom.models.weights import PER_TASK, read_tower
 
 Turn = tuple[Any, list[str]]  # a tower on the device, in evaluation mode, and names of tasks
 
@@ -91,4 +91,7 @@ class MergedModel:
 
     def _move(self, alpha: float, delta: Mapping[str, Tensor]) -> None:
         for key, start in self._base.items():
-            self._weights[key].copy_(moved(start, delta[key].to(start.device), alpha))
+            weights = self._weights[key]
+            # What `merged_weights` gives, without memory for a second model.
+            torch.add(start, delta[key].to(start.device), alpha=alpha, out=weights)
+            weights.copy_(weights.to(start.dtype))

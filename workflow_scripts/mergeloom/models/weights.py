@@ -31,18 +31,14 @@ def merged_weights(
     for key in delta:
         weights = base.read(key)
         if not delta.is_zero(key):
+            dtype = weights.dtype
             if task is None:
                 step = delta.read(key)
             else:
                 size = weights.numel()
                 step = delta.read_run(key, task * size, torch.empty(size)).view(weights.shape)
-            weights = moved(weights, step, alpha)
+            weights = weights.to(torch.float32).add_(step, alpha=alpha).to(dtype)
         yield key, weights
-
-
-def moved(start: Tensor, step: Tensor, alpha: float) -> Tensor:
-    """Give start + alpha · step, computed in float32 and rounded to the type of `start`."""
-    return start.to(torch.float32).add(step, alpha=alpha).to(start.dtype)
 
 
 def read_tower(family: Family, architecture: Mapping[str, Any], file: TensorFile) -> Any:

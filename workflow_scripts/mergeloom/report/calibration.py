@@ -27,9 +27,11 @@ def calibration(content: Mapping[str, Any]) -> Figure:
     """
     tasks = content["tasks"]
     rows, columns = style.grid(len(tasks), 4)
-    heading = f"How sure {style.label(content['merger'])} is, and how often right"
+    heading = f"Calibration of {style.label(content['merger'])}"
+    wide = columns if columns < 3 else 4  # of the key
     subject = ", ".join(content[key] for key in ("encoder", "experts", "benchmark"))
-    with style.figure(2.7 * columns + 0.4, 2.7 * rows + 1.1, heading, subject) as fig:
+    height = 2.7 * rows + 0.9 + 0.8 / wide
+    with style.figure(max(2.7 * columns + 0.4, 4.2), height, heading, subject) as fig:
         panels = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes, (task, counted) in zip(panels.flat, tasks.items(), strict=False):
             _panel(axes, task, counted)
@@ -47,7 +49,7 @@ def calibration(content: Mapping[str, Any]) -> Figure:
                 Line2D([], [], color=SHARE, linewidth=1.2, label="share of images"),
             ],
             loc="outside lower left",
-            ncols=4,
+            ncols=wide,
         )
         return fig
 

@@ -32,7 +32,7 @@ def confusion(content: Mapping[str, Any]) -> Figure:
     """
     tasks = content["tasks"]
     rows, columns = style.grid(len(tasks), 4)
-    heading = f"What {style.label(content['merger'])} takes for what"
+    heading = f"Confusion of {style.label(content['merger'])}"
     subject = ", ".join(content[key] for key in ("encoder", "experts", "benchmark"))
     with style.figure(3.2 * columns + 1, 3.7 * rows + 0.8, heading, subject) as fig:
         panels = fig.subplots(rows, columns, squeeze=False)
