@@ -29,6 +29,9 @@ wildcard_constraints:
     merger=NAME,
     task=NAME,
     size="[0-9]+",
+    other=NAME,
+    corruption="[a-z_]+",
+    severity="[0-9]+",
 
 
 include: "rules/lock.smk"
@@ -41,6 +44,8 @@ include: "rules/merging.smk"
 include: "rules/evaluation.smk"
 include: "rules/exports.smk"
 include: "rules/diagnosis.smk"
+include: "rules/inspection.smk"
+include: "rules/robustness.smk"
 include: "rules/report.smk"
 
 
@@ -53,6 +58,8 @@ localrules:
     figures,
     results,
     diagnoses,
+    inspections,
+    robustness,
     checkpoints,
     vectors,
 
@@ -95,6 +102,24 @@ rule diagnoses:
         ),
     message:
         "Diagnoses of all mergers"
+
+
+rule inspections:
+    input:
+        of_studies(
+            "<results>/{encoder}/{experts}/{benchmark}/{kind}/{merger}.png",
+            kind=["confusion", "calibration"],
+            merger=ALL_ROWS,
+        ),
+    message:
+        "Confusion matrices and calibration of all mergers"
+
+
+rule robustness:
+    input:
+        of_studies("<results>/{encoder}/{experts}/{benchmark}/corrupted/summary.csv"),
+    message:
+        "Accuracy of all mergers on corrupted images"
 
 
 rule checkpoints:

@@ -18,6 +18,7 @@ from mergeloom.config.study import (
     NAME,
     ZEROSHOT,
     check_study,
+    corruption_and_severity,
     functions_of,
     inputs_of,
     parts_of,
@@ -29,6 +30,7 @@ from mergeloom.data.layout import made_shards, source_of
 from mergeloom.data.image_folder import splits_of, state_of
 from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
 from mergeloom.errors import MergeloomError
+from mergeloom.evaluation.results import no_model_of_unseen_tasks
 from mergeloom.provenance.code import digest, lookup
 from mergeloom.provenance.environment import environment_digest
 from mergeloom.report.published import lookup as lookup_published, read_published
@@ -103,6 +105,7 @@ def code(script, **registry):
     registered = {
         "merger": lambda name: functions_of(preset("mergers", name)),
         "family": lambda name: {"family": preset("encoders", name)["family"]},
+        "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
         },
@@ -166,20 +169,20 @@ TRAINED = [
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
 
 
-def tasks_of(wildcards):
-    """The tasks of the benchmark; the other names of the path must exist, too."""
+def tasks_of(wildcards, of="benchmark"):
+    """The tasks of a benchmark; the other names of the path must exist, too."""
     preset("encoders", wildcards.encoder)
     preset("experts", wildcards.experts)
-    return preset("benchmarks", wildcards.benchmark)
+    return preset("benchmarks", getattr(wildcards, of))
 
 
-def over_tasks(pattern, **fixed):
-    """Input function: the pattern for every task of the benchmark; `{size}` is the encoder's."""
+def over_tasks(pattern, of="benchmark", **fixed):
+    """Input function: the pattern for every task of a benchmark; `{size}` is the encoder's."""
 
     def paths(wildcards):
         size = preset("encoders", wildcards.encoder)["image"]["size"]
         return expand(
-            pattern, task=tasks_of(wildcards), size=size, **{**wildcards, **fixed}
+            pattern, task=tasks_of(wildcards, of), size=size, **{**wildcards, **fixed}
         )
 
     return paths
@@ -354,13 +357,22 @@ FIGURES = (*RESULT_FIGURES, *VECTOR_FIGURES)
 STUDY = "{encoder}/{experts}/{benchmark}"
 
 
+ALL_ROWS = [ZEROSHOT, *(m for m in config["mergers"] if m != ZEROSHOT), FINETUNED]
+MERGED = "<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors"
+RESULT = f"<results>/{STUDY}/{{merger}}.json"
+
+
 def merger_results(wildcards):
     """Results of the configured mergers in their order, and of the fine-tuned models."""
-    names = [m for m in config["mergers"] if m != ZEROSHOT]
-    return expand(
-        f"<results>/{STUDY}/{{merger}}.json",
-        merger=[ZEROSHOT, *names, FINETUNED],
-        **wildcards,
+    return expand(RESULT, merger=ALL_ROWS, **wildcards)
+
+
+def of_merger(pattern):
+    """Input function: the pattern for a merger, and nothing for the base and the experts."""
+    return lambda wildcards: (
+        []
+        if wildcards.merger in (ZEROSHOT, FINETUNED)
+        else expand(pattern, **wildcards)
     )
 
 

@@ -9,15 +9,16 @@ with job(snakemake) as j:
         encoder=j.params.encoder,
         tasks=j.params.tasks,
         heads=j.input.heads,
-        val=j.input.val,
+        val=j.input.get("val"),
         test=j.input.test,
         device=j.device,
-        batch_size=j.params.batch_size,
+        **j.params.evaluation,
     )
     content = evaluate_finetuned(
         benchmark,
         checkpoints=j.input.checkpoints,
         names=dict(j.wildcards.items()),
         provenance=j.provenance,
+        evaluated_on=j.params.get("evaluated_on"),
     )
     write_json(j.output.result, content)

@@ -1,7 +1,11 @@
-"""Evaluate θ0 + αΔ on all tasks of a benchmark, after choosing α on the validation splits."""
+"""Evaluate θ0 + αΔ on all tasks of a benchmark.
+
+α is chosen on the validation splits, or taken from the result of the same model where these are
+other images: corrupted ones, or those of another benchmark.
+"""
 
 from mergeloom.evaluation.benchmark import Benchmark, evaluate_merged
-from mergeloom.evaluation.results import read_result
+from mergeloom.evaluation.results import chosen_alpha, read_result
 from mergeloom.io.jsonfile import write_json
 from rule import job
 
@@ -10,19 +14,23 @@ with job(snakemake) as j:
         encoder=j.params.encoder,
         tasks=j.params.tasks,
         heads=j.input.heads,
-        val=j.input.val,
+        val=j.input.get("val"),
         test=j.input.test,
         device=j.device,
-        batch_size=j.params.batch_size,
+        **j.params.evaluation,
     )
+    alpha = j.params.alpha
+    if alpha["how"] == "result":
+        alpha = chosen_alpha(read_result(j.input.chosen))
     content = evaluate_merged(
         benchmark,
         base=j.input.base,
-        merged=j.input.get("merged"),  # none: the base itself, zero-shot
+        merged=j.input.get("merged") or None,  # none: the base itself, zero-shot
         merger=j.params.merger,
-        alpha=j.params.alpha,
+        alpha=alpha,
         finetuned=read_result(j.input.finetuned),
         names=dict(j.wildcards.items()),
         provenance=j.provenance,
+        evaluated_on=j.params.get("evaluated_on"),
     )
     write_json(j.output.result, content)

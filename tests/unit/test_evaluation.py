@@ -9,13 +9,20 @@ import torch
 from jsonschema import Draft202012Validator
 from safetensors.numpy import save_file
 
-from mergeloom.data.decoded import Images
+from mergeloom.data.decoded import Images, normalise, open_images
 from mergeloom.errors import MergeloomError
+from mergeloom.evaluation import benchmark as evaluation_benchmark
 from mergeloom.evaluation.accuracy import evaluate
+from mergeloom.evaluation.batches import batches
 from mergeloom.evaluation.benchmark import Benchmark, evaluate_finetuned, evaluate_merged
-from mergeloom.evaluation.results import average, normalise_scores
+from mergeloom.evaluation.inspection import inspection
+from mergeloom.evaluation.models import MergedModel, finetuned_models
+from mergeloom.evaluation.precision import resolve_precision
+from mergeloom.evaluation.predictions import count_predictions
+from mergeloom.evaluation.results import average, chosen_alpha, normalise_scores
 from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models import family as families
+from mergeloom.models.weights import merged_weights
 
 SCHEMA = json.loads(
     (Path(__file__).parents[2] / "config" / "schema" / "result.schema.json").read_text()
@@ -86,18 +93,20 @@ def files(tmp_path):
     return tmp_path, paths
 
 
+ENCODER = {"family": "linear", "architecture": {}, "image": IMAGE}
+
+
+def benchmark_of(files, **changed):
+    _, paths = files
+    given = {"heads": paths["heads"], "val": paths["val"], "test": paths["test"]}
+    return Benchmark(
+        encoder=ENCODER, tasks=["a", "b"], device="cpu", batch_size=3, **(given | changed)
+    )
+
+
 @pytest.fixture
 def benchmark(files):
-    _, paths = files
-    return Benchmark(
-        encoder={"family": "linear", "architecture": {}, "image": IMAGE},
-        tasks=["a", "b"],
-        heads=paths["heads"],
-        val=paths["val"],
-        test=paths["test"],
-        device="cpu",
-        batch_size=3,
-    )
+    return benchmark_of(files)
 
 
 @pytest.fixture
@@ -257,3 +266,196 @@ def test_a_nan_in_a_checkpoint_names_file_and_key(benchmark, files):
         evaluate_finetuned(
             benchmark, checkpoints=files[1]["checkpoints"], names=NAMES, provenance=PROVENANCE
         )
+
+
+def test_metrics_stand_in_every_score_and_in_the_averages(files, finetuned):
+    metrics = ["top5", "mean_class_recall", "ece"]
+    content = merged(benchmark_of(files, metrics=metrics), files, finetuned, FIXED)
+    Draft202012Validator(SCHEMA).validate(content)
+    for part in (content, content["validation"]):
+        for scores in (*part["tasks"].values(), part["average"]):
+            assert set(metrics) < set(scores)
+    assert content["average"]["top5"] == 1.0, "four classes: all of them are among the first five"
+    assert content["average"]["mean_class_recall"] == 1.0
+
+
+def test_without_metrics_a_result_has_the_fields_it_always_had(benchmark, files, finetuned):
+    content = merged(benchmark, files, finetuned, FIXED)
+    assert set(content) == {"schema", "encoder", "experts", "benchmark", "merger", "alpha",
+                            "tasks", "average", "validation", "provenance"}  # fmt: skip
+    scores = {"accuracy", "loss", "normalized_accuracy"}
+    assert set(content["average"]) == scores
+    assert set(content["tasks"]["a"]) == scores | {"n"}
+
+
+FIXED = {"how": "fixed", "value": 1.0}
+
+
+def test_another_precision_says_what_it_does_to_accuracy(files):
+    """A base so large that bfloat16 cannot tell classes 1 and 2 apart."""
+    weight = torch.diag(torch.tensor([1.0, 1.0, 1.001, 1.0])) * 300
+    weight[1, 2] = 300 * 1.0005  # an image of class 2 looks almost as much like class 1
+    for path in files[1]["checkpoints"]:
+        write_tensors(path, {"weight": weight}, {})
+    arguments = {"checkpoints": files[1]["checkpoints"], "names": NAMES, "provenance": PROVENANCE}
+    exact = evaluate_finetuned(benchmark_of(files), **arguments)
+    rough = evaluate_finetuned(benchmark_of(files, precision="bfloat16"), **arguments)
+    Draft202012Validator(SCHEMA).validate(rough)
+    assert "precision" not in exact
+    assert exact["average"]["accuracy"] == 1.0
+    assert rough["tasks"]["a"]["accuracy"] == 0.75
+    assert rough["precision"] == {
+        "dtype": "bfloat16",
+        "difference": {"tasks": {"a": -0.25, "b": -0.25}, "average": -0.25},
+    }
+    repeated = merged(benchmark_of(files, precision="bfloat16"), files, rough, FIXED)
+    assert repeated["precision"] == rough["precision"]
+    Draft202012Validator(SCHEMA).validate(repeated)
+
+
+def test_results_of_two_precisions_are_not_compared(files, finetuned):
+    with pytest.raises(MergeloomError, match="evaluated in float32, this would be in bfloat16"):
+        merged(benchmark_of(files, precision="bfloat16"), files, finetuned, FIXED)
+
+
+def test_auto_is_float32_on_a_processor():
+    assert resolve_precision("auto", "cpu") == "float32"
+    assert resolve_precision("float16", "cpu") == "float16"
+
+
+def test_logits_are_float32_in_every_precision(files):
+    class Types:
+        def __init__(self):
+            self.seen = set()
+
+        def update(self, logits, labels):
+            self.seen.add(logits.dtype)
+
+    types = Types()
+    with TensorFile(files[0] / "base.safetensors") as file:
+        tower = Linear().build_tower({}, {"weight": file.read("weight")})
+    for precision in ("float32", "bfloat16", "float16"):
+        benchmark_of(files, precision=precision).count(tower, "test", "a", [types])
+    assert types.seen == {torch.float32}
+
+
+def test_normalisation_is_the_formulas_to_the_bit():
+    """In inference and then in training: the constants of the one serve the other."""
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    shift, scale = (torch.tensor(v).mul(255).view(1, 3, 1, 1) for v in (mean, std))
+    expected = (pixels.permute(0, 3, 1, 2).float() - shift) / scale
+    with torch.inference_mode():
+        assert torch.equal(normalise(pixels, mean, std), expected)
+    weight = torch.ones((), requires_grad=True)
+    (normalise(pixels, mean, std) * weight).sum().backward()
+    assert weight.grad == pytest.approx(float(expected.sum()), rel=1e-4)
+
+
+def test_other_images_take_alpha_from_the_result_and_have_no_validation(files, finetuned):
+    clean = merged(benchmark_of(files), files, finetuned, {"how": "search", "grid": [0.1, 1.0]})
+    alpha = chosen_alpha(clean)
+    assert alpha == {
+        "value": 1.0, "how": "result", "chosen": "search", "source": "results/E/finetuned/B/ta.json"
+    }  # fmt: skip
+    for on in ({"corruption": "contrast", "severity": 2}, {"benchmark": "C", "unseen": ["a"]}):
+        content = evaluate_merged(
+            benchmark_of(files, val=None),
+            base=files[0] / "base.safetensors",
+            merged=files[0] / "delta.safetensors",
+            merger={"method": "task_arithmetic"},
+            alpha=alpha,
+            finetuned=finetuned,
+            names=NAMES | {"merger": "ta"},
+            provenance=PROVENANCE,
+            evaluated_on=on,
+        )
+        Draft202012Validator(SCHEMA).validate(content)
+        assert content["evaluated_on"] == on
+        assert "validation" not in content
+        assert content["tasks"] == clean["tasks"]
+        with_validation = content | {"validation": clean["validation"]}
+        assert not Draft202012Validator(SCHEMA).is_valid(with_validation)
+    without = {key: value for key, value in clean.items() if key != "validation"}
+    assert not Draft202012Validator(SCHEMA).is_valid(without)
+
+
+def test_a_model_per_task_is_refused_on_the_tasks_of_another_benchmark(files, finetuned):
+    both = {"weight": torch.zeros(2, 4, 4) + 1}
+    write_tensors(files[0] / "both.safetensors", both, {"per_task": "2"})
+    with pytest.raises(MergeloomError, match="merger 'emr' gives one model per task"):
+        evaluate_merged(
+            benchmark_of(files, val=None),
+            base=files[0] / "base.safetensors",
+            merged=files[0] / "both.safetensors",
+            merger={"method": "emr"},
+            alpha=FIXED,
+            finetuned=finetuned,
+            names=NAMES | {"merger": "emr"},
+            provenance=PROVENANCE,
+            evaluated_on={"benchmark": "C", "unseen": ["a", "b"]},
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_model_at_any_alpha_has_the_weights_of_the_merged_file(files, dtype):
+    """Back and forth, and in the base's type."""
+    base = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    write_tensors(files[0] / "base.safetensors", {"weight": base, "text": torch.ones(1)}, {})
+    paths = files[0] / "base.safetensors", files[0] / "delta.safetensors"
+    model = MergedModel(ENCODER, *paths, "cpu")
+    for alpha in (0.3, 1.7, 0.0, 0.3):
+        for tower, tasks in model.at(alpha, ["a", "b"]):
+            assert tasks == ["a", "b"]
+            with TensorFile(paths[0]) as start, TensorFile(paths[1]) as delta:
+                expected = dict(merged_weights(start, delta, alpha))["weight"]
+            assert expected.dtype == dtype
+            assert torch.equal(tower.weight, expected.float())
+
+
+def test_many_alphas_open_and_decode_the_images_once(files, finetuned, monkeypatch):
+    opened = []
+    original = evaluation_benchmark.open_images
+    monkeypatch.setattr(
+        evaluation_benchmark, "open_images", lambda path: opened.append(path) or original(path)
+    )
+    grid = [index / 10 for index in range(10)]
+    found = merged(benchmark_of(files), files, finetuned, {"how": "search", "grid": grid})
+    assert len(found["alpha"]["curve"]) == 10
+    assert sorted(opened) == sorted([*files[1]["val"], *files[1]["test"]])
+
+
+def test_predictions_are_counted_for_every_task(benchmark, files):
+    """The fine-tuned models are perfect; the base says class 0 of everything."""
+    classnames = {task: ["zero", "one", "two", "three"] for task in "ab"}
+    turns = finetuned_models(ENCODER, files[1]["checkpoints"], ["a", "b"], "cpu")
+    counted = count_predictions(benchmark, turns, classnames)
+    assert counted["b"]["confusion"] == torch.diag(torch.full((4,), 5)).tolist()
+    assert counted["a"]["accuracy"] == counted["a"]["mean_class_recall"] == 1.0
+    model = MergedModel(ENCODER, files[0] / "base.safetensors", None, "cpu")
+    counted = count_predictions(benchmark, model.at(0.0, ["a", "b"]), classnames)
+    assert counted["a"]["confusion"] == [[2, 0, 0, 0]] * 4
+    assert sum(counted["a"]["reliability"]["count"]) == 8
+    assert sum(counted["a"]["reliability"]["correct"]) == 2
+    content = inspection(
+        names=NAMES | {"merger": "zeroshot"}, alpha=None, tasks=counted, provenance=PROVENANCE
+    )
+    schema = Path(__file__).parents[2] / "config" / "schema" / "inspection.schema.json"
+    Draft202012Validator(json.loads(schema.read_text())).validate(content)
+
+
+def test_a_class_list_of_another_length_is_an_error(benchmark, files):
+    turns = finetuned_models(ENCODER, files[1]["checkpoints"], ["a", "b"], "cpu")
+    with pytest.raises(MergeloomError, match="a: its head has 4 classes, its class list 1"):
+        count_predictions(benchmark, turns, {"a": ["zero"], "b": ["zero"]})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_batches_on_a_gpu_are_those_on_the_processor(files, size):
+    images = open_images(files[1]["test"][1])
+    on_gpu = list(batches(images, IMAGE, "cuda", size))
+    on_cpu = list(batches(images, IMAGE, "cpu", size))
+    assert len(on_gpu) == len(on_cpu)
+    for found, expected in zip(on_gpu, on_cpu, strict=True):
+        assert all(torch.equal(f.cpu(), e) for f, e in zip(found, expected, strict=True))

@@ -17,9 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mergeloom.errors import MergeloomError
-from mergeloom.report import style
+from mergeloom.report import corrupted, style
 from mergeloom.report.alpha_curves import alpha_curves
 from mergeloom.report.bars import bars
+from mergeloom.report.calibration import calibration
+from mergeloom.report.confusion import confusion
 from mergeloom.report.diagnosis import diagnosis
 from mergeloom.report.heatmap import heatmap
 from mergeloom.report.learning_curves import learning_curves
@@ -166,6 +168,7 @@ def figures(tasks: list[str], mergers: list[str], searched: bool = True) -> dict
     results = study(tasks, mergers, searched)
     frame = summary(results)
     cosine = np.full((len(tasks), len(tasks)), 0.1) + 0.9 * np.eye(len(tasks))
+    classes = {task: (10, 47, 397)[index % 3] for index, task in enumerate(tasks)}
     return {
         "radar": radar(frame, "demo"),
         "bars": bars(frame, "demo"),
@@ -174,6 +177,8 @@ def figures(tasks: list[str], mergers: list[str], searched: bool = True) -> dict
         "singular_values": singular_values(spectra(tasks), "demo"),
         "learning_curves": learning_curves(dict.fromkeys(tasks, history()), "demo"),
         "diagnosis": diagnosis(diagnosed(tasks)),
+        "confusion": confusion(inspected(classes)),
+        "calibration": calibration(inspected(classes)),
     }
 
 
@@ -579,8 +584,10 @@ def test_a_diagnosis_of_other_tasks_than_it_names_is_an_error():
 
 # Every figure
 
+TABLES = ["summary", "corrupted"]
 FIGURES = [
     "radar", "bars", "heatmap", "alpha_curves", "singular_values", "learning_curves", "diagnosis",
+    "confusion", "calibration",
 ]  # fmt: skip
 
 
@@ -688,7 +695,7 @@ def test_captions_render_with_the_wildcards_of_their_rule(caption):
 
 
 def test_every_figure_has_a_caption():
-    assert {path.stem for path in CAPTIONS.glob("*.rst")} == {*FIGURES, "summary", "workflow"}
+    assert {path.stem for path in CAPTIONS.glob("*.rst")} == {*FIGURES, *TABLES, "workflow"}
 
 
 # Weights & Biases
@@ -735,3 +742,84 @@ def test_wandb_asks_for_a_known_mode_the_chart_and_the_package(tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MergeloomError, match="pip install wandb"):
         log_summary(frame, chart, "offline", "p", "n", tmp_path, {})
+
+
+def with_metrics(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for index, result in enumerate(results):
+        for scores in (*result["tasks"].values(), result["average"]):
+            scores |= {"top5": 0.9 - index / 100, "ece": 0.1 + index / 100}
+    return results
+
+
+def test_metrics_on_request_are_columns_after_those_that_are_always_there():
+    plain, asked = summary(study()), summary(with_metrics(study()))
+    assert list(asked.columns[: len(plain.columns)]) == list(plain.columns)
+    assert list(asked.columns[len(plain.columns) :]) == [
+        "top5", *(f"{task}_top5" for task in TASKS), "ece", *(f"{task}_ece" for task in TASKS)
+    ]  # fmt: skip
+    assert asked["ece"].tolist() == pytest.approx([0.1, 0.11, 0.12, 0.13, 0.14])
+    assert markdown(asked) == markdown(plain), "the table for people stays narrow"
+
+
+def inspected(classes: dict[str, int]) -> dict[str, Any]:
+    """What an inspection holds: a fifth of the images of each class is taken for the next one."""
+    tasks = {}
+    for task, count in classes.items():
+        confusion = 8 * np.eye(count, dtype=int) + 2 * np.roll(np.eye(count, dtype=int), 1, axis=1)
+        n = 10 * count
+        bins = {"count": [0] * 14 + [n], "correct": [0] * 14 + [8 * count]}
+        tasks[task] = {
+            "classnames": [f"{task} class {i}" for i in range(count)],
+            "confusion": confusion.tolist(),
+            "reliability": bins | {"confidence": [0.0] * 14 + [0.95 * n]},
+            "accuracy": 0.8,
+            "mean_class_recall": 0.8,
+            "ece": 0.15,
+        }
+    return {"merger": "tsv", "encoder": "E", "experts": "x", "benchmark": "B", "tasks": tasks}
+
+
+def test_confusion_panels_show_shares_of_rows_and_name_the_worst():
+    figure = confusion(inspected({"digits": 10, "sun": 397}))
+    digits, sun = (axes for axes in figure.axes if axes.images)
+    shown = np.asarray(digits.images[0].get_array())
+    np.testing.assert_allclose(shown.sum(axis=1), 1)
+    np.testing.assert_allclose(shown.diagonal(), 0.8)
+    assert [label.get_text() for label in digits.get_yticklabels()][3] == "digits class 3"
+    blocks = np.asarray(sun.images[0].get_array())
+    assert blocks.shape == (100, 100), "397 classes in blocks of four"
+    np.testing.assert_allclose(blocks.diagonal(), 0.8)
+    assert "397 classes, 4×4 in a cell" in sun.get_xlabel()
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert any("80.0% right\ndigits class 0 → digits class 1: 20%" in text for text in texts)
+
+
+def test_calibration_bars_end_at_accuracy_and_at_confidence():
+    figure = calibration(inspected({"digits": 10, "signs": 4, "sun": 397}))
+    panel = figure.axes[0]
+    right, gap = (container.patches for container in panel.containers)
+    assert [round(patch.get_height(), 6) for patch in right] == [0.8]
+    assert gap[0].get_y() == pytest.approx(0.8)
+    assert gap[0].get_height() == pytest.approx(0.15)
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert texts.count("ECE 15.0%, 80.0% right") == 3
+
+
+def on_corrupted(results: list[dict[str, Any]], corruption: str) -> list[dict[str, Any]]:
+    on = {"corruption": corruption, "severity": 2}
+    for result in results:
+        result["evaluated_on"] = on
+        result["average"]["accuracy"] /= 2
+    return results
+
+
+def test_the_table_of_corruptions_has_clean_images_first_and_the_mean_last():
+    results = [*study(), *on_corrupted(study(), "contrast"), *on_corrupted(study(), "spatter")]
+    frame = corrupted.summary(results, TASKS)
+    kinds = ["clean", "contrast2", "spatter2"]
+    assert list(dict.fromkeys(frame["images"])) == kinds
+    clean = summary(study()).set_index("merger")["accuracy"]
+    lines = corrupted.markdown(frame).splitlines()
+    assert lines[0] == "| merger | clean | contrast2 | spatter2 | mean of corrupted |"
+    whole, half = (f"{100 * clean['tsv'] / part:.1f}" for part in (1, 2))
+    assert f"| tsv | {whole} | {half} | {half} | {half} |" in lines

@@ -94,6 +94,56 @@ def test_mergers_of_every_kind_run_by_their_paths(built):
     assert built.planned(*targets) == {"merge_models": 2, "evaluate_merged": 2}
 
 
+def test_a_merge_is_evaluated_on_corrupted_images_on_other_tasks_and_inspected(built):
+    presets = built.folder / "tests/workflow/presets"
+    (presets / "benchmarks.yaml").write_text(
+        built.read("tests/workflow/presets/benchmarks.yaml") + "one: [tiny_digits]\n"
+    )
+    (built.folder / TINY).write_text(
+        built.read(TINY) + "mergers: [task_arithmetic]\ncorruptions: [contrast2]\n"
+    )
+    elsewhere = "results/ViT-Tiny/finetuned/one/on/tiny/task_arithmetic.json"
+    confusions = [f"{RESULTS}/confusion/{name}" for name in ("task_arithmetic", "finetuned")]
+    targets = ["robustness", elsewhere, *(f"{path}.png" for path in confusions)]
+    built.run(*targets, "--cores", "2")
+    assert built.planned(*targets[1:], f"{RESULTS}/corrupted/summary.csv") == {}
+
+    schema = Draft202012Validator(json.loads(built.read("config/schema/result.schema.json")))
+    corrupted = json.loads(built.read(f"{RESULTS}/corrupted/contrast2/task_arithmetic.json"))
+    clean = json.loads(built.read(f"{RESULTS}/task_arithmetic.json"))
+    other = json.loads(built.read(elsewhere))
+    of_other = json.loads(built.read("results/ViT-Tiny/finetuned/one/task_arithmetic.json"))
+    for content, chosen in ((corrupted, clean), (other, of_other)):
+        schema.validate(content)
+        assert content["alpha"]["value"] == chosen["alpha"]["value"]
+    assert corrupted["evaluated_on"] == {"corruption": "contrast", "severity": 2}
+    assert corrupted["tasks"] != clean["tasks"]
+    assert other["evaluated_on"] == {"benchmark": "tiny", "unseen": ["tiny_shapes"]}
+    assert other["alpha"]["source"] == "results/ViT-Tiny/finetuned/one/task_arithmetic.json"
+    # The same model on the task that was merged: its own result.
+    assert other["tasks"]["tiny_digits"] == of_other["tasks"]["tiny_digits"]
+
+    rows = list(csv.DictReader(built.read(f"{RESULTS}/corrupted/summary.csv").splitlines()))
+    names = ["zeroshot", "task_arithmetic", "finetuned"]
+    assert [(r["images"], r["merger"]) for r in rows] == [
+        (images, name) for images in ("clean", "contrast2") for name in names
+    ]
+    assert float(rows[4]["accuracy"]) == pytest.approx(corrupted["average"]["accuracy"], abs=1e-6)
+
+    schema = Draft202012Validator(json.loads(built.read("config/schema/inspection.schema.json")))
+    for path, result in zip(confusions, ("task_arithmetic", "finetuned"), strict=True):
+        content, result = (
+            json.loads(built.read(f)) for f in (f"{path}.json", f"{RESULTS}/{result}.json")
+        )
+        schema.validate(content)
+        for task, counted in content["tasks"].items():
+            right = sum(row[i] for i, row in enumerate(counted["confusion"]))
+            assert right / 40 == counted["accuracy"] == result["tasks"][task]["accuracy"]
+        for kind in ("confusion", "calibration"):
+            with Image.open(built.folder / f"{path}.png".replace("confusion", kind)) as image:
+                assert len(set(image.convert("L").resize((64, 64)).getdata())) > 8, "it is blank"
+
+
 def test_the_report_holds_table_and_figures(built_once):
     built_once.run("--report", "report.html")
     text = built_once.read("report.html")
@@ -184,6 +234,16 @@ def test_changing_an_alpha_grid_re_runs_one_evaluation_and_no_merge(built):
     built.edit("config/mergers.yaml", "stop: 0.8, step: 0.05", "stop: 0.7, step: 0.05")
     planned = rules_of(built.planned())
     assert planned == {"evaluate_merged": 1, "tabulate_results": 1, "plot_results": 1}
+
+
+def test_asking_for_metrics_re_runs_evaluations_and_nothing_else(built):
+    (built.folder / TINY).write_text(built.read(TINY) + "evaluation: {metrics: [ece]}\n")
+    assert set(rules_of(built.planned())) == {
+        "evaluate_finetuned",
+        "evaluate_zeroshot",
+        "evaluate_merged",
+        *REPORT,
+    }
 
 
 def test_changing_the_kept_fraction_re_runs_what_reads_singular_vectors(built):

@@ -49,8 +49,33 @@ def test_a_recipe_by_task_asks_a_task_without_epochs_for_them(fresh):
 
 
 def test_every_collector_target_is_planned(fresh):
-    for target in ("tables", "figures", "results", "checkpoints", "vectors", "diagnoses"):
+    for target in ("tables", "figures", "results", "checkpoints", "vectors", "diagnoses",
+                   "inspections", "robustness"):  # fmt: skip
         assert fresh.planned(target)[target] == 1
+
+
+def test_a_merge_on_other_tasks_plans_those_and_takes_alpha_from_its_own_result(fresh):
+    target = "results/ViT-Tiny/finetuned/demo2/on/tiny/task_arithmetic.json"
+    planned = fresh.planned(target)
+    assert planned["evaluate_merged"] == planned["evaluate_on_other_tasks"] == 1
+    assert planned["evaluate_finetuned"] == 2
+    assert planned["extract_task_vector"] == 2, "of the merged tasks; the others need none"
+
+
+def test_corrupted_images_are_made_from_the_decoded_ones_once(fresh):
+    names = ("zeroshot", "task_arithmetic", "emr", "finetuned")
+    planned = fresh.planned(*(f"{RESULTS}/corrupted/spatter3/{name}.json" for name in names))
+    assert planned["corrupt_images"] == planned["decode_evaluation_images"] == 2
+    assert planned["evaluate_on_corrupted"] == 3
+    assert planned["evaluate_finetuned_on_corrupted"] == planned["evaluate_finetuned"] == 1
+    assert planned["evaluate_merged"] == 2
+
+
+def test_predictions_are_counted_once_for_both_figures(fresh):
+    targets = [f"{RESULTS}/{kind}/zeroshot.png" for kind in ("confusion", "calibration")]
+    planned = fresh.planned(*targets)
+    assert planned["inspect_model"] == planned["plot_inspection"] == 1
+    assert "evaluate_zeroshot" not in planned, "the base has no alpha to wait for"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +86,9 @@ def test_every_collector_target_is_planned(fresh):
         ({"encoders": ["ViT-Nono"]}, "unknown encoder 'ViT-Nono'; config has: ViT-B-16"),
         ({"benchmarks": ["tniy"]}, "unknown benchmark 'tniy'; config has: N14, N2, N20"),
         ({"svd": {"fraction": 2}}, "config: svd.fraction: 2 is greater than the maximum of 1"),
+        ({"corruptions": ["fog2"]}, "unknown corruption 'fog'; there is: contrast, gaussian_noise"),
+        ({"corruptions": ["contrast6"]}, "'contrast6': severity is 6, expected 1 to 5"),
+        ({"evaluation": {"precision": "half"}}, "config: evaluation.precision: 'half' is not one"),
         ({"presets": ["config", "nowhere"]}, "nowhere is not a folder"),
     ],
 )
@@ -89,6 +117,12 @@ def test_a_wrong_published_figure_is_one_clear_error(fresh):
         ("results/ViT-Tiny/finetuned/tniy/tsv.json", "unknown benchmark 'tniy'"),
         ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: conditions"),
         ("results/ViT/finetuned/tiny/tsv.json", "unknown encoder 'ViT'"),
+        (f"{RESULTS}/confusion/tvs.json", "unknown merger 'tvs'; config has: breadcrumbs"),
+        (f"{RESULTS}/corrupted/fog2/tsv.json", "unknown corruption 'fog'; there is: contrast"),
+        (f"{RESULTS}/corrupted/contrast0/tsv.json", "severity is 0, expected 1 to 5"),
+        (f"{RESULTS}/on/tniy/tsv.json", "unknown benchmark 'tniy'"),
+        (f"{RESULTS}/on/demo2/emr.json", "merger 'emr' gives one model per task, and none belongs"),
+        (f"{RESULTS}/on/demo2/finetuned.json", "ViT-Tiny/finetuned/demo2/finetuned.json"),
         (
             "models/ViT-Tiny/finetuned/tiny_digit/checkpoint.safetensors",
             "unknown task 'tiny_digit'",

@@ -50,6 +50,8 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
         except MergeloomError as error:
             raise MergeloomError(f"{where}: {error}") from None
 
+    for name in config["corruptions"]:
+        corruption_and_severity(name)
     for benchmark, tasks in presets["benchmarks"].items():
         for task in tasks:
             refer("tasks", task, f"benchmark {benchmark!r}")
@@ -86,6 +88,22 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
             raise MergeloomError(f"recipe {name!r}: {error}") from None
     for name, merger in presets["mergers"].items():
         _check_merger(name, merger)
+
+
+def corruption_and_severity(name: str) -> tuple[str, int]:
+    """The two parts of a name such as `motion_blur2`.
+
+    Raises
+    ------
+    MergeloomError – an unknown corruption, or a severity that is not one of 1 to 5.
+    """
+    corruption, severity = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
+    _look_up("corruption", corruption, f"corruption {name!r}")
+    if severity not in set("12345"):
+        raise MergeloomError(
+            f"corruption {name!r}: severity is {severity or 'missing'}, expected 1 to 5"
+        )
+    return corruption, int(severity)
 
 
 def _look_up(registry: str, name: str, where: str) -> Any:

@@ -8,8 +8,9 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from mergeloom.errors import MergeloomError
 from mergeloom.io.atomic import atomic_path
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -126,11 +128,23 @@ def open_images(path: Path) -> Images:
     return Images(file["images"], file["labels"])
 
 
-def normalise(images: "Tensor", mean: tuple[float, ...], std: tuple[float, ...]) -> "Tensor":
-    """uint8 [n, s, s, 3] to float32 [n, 3, s, s] with the encoder's mean and deviation (of 0…1)."""
+def normalise(images: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """uint8 [n, s, s, 3] to float32 [n, 3, s, s] with the encoder's mean and deviation (of 0…1).
+
+    Converted once and then normalised in place. The strides stay those of the pixels (channels
+    last), which copies nothing and is the layout that convolutions on a GPU prefer.
+    """
+    shift, scale = _constants(tuple(mean), tuple(std), images.device)
+    return images.permute(0, 3, 1, 2).float().sub_(shift).div_(scale)
+
+
+@cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: "torch.device"
+) -> "tuple[Tensor, Tensor]":
     import torch
 
-    device = images.device
-    shift = torch.tensor(mean, device=device).mul(255).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=device).mul(255).view(1, 3, 1, 1)
-    return (images.permute(0, 3, 1, 2).float() - shift) / scale
+    # Made outside of inference mode, since training uses them, too.
+    with torch.inference_mode(False):
+        shift, scale = (torch.tensor(v).mul(255).view(1, 3, 1, 1).to(device) for v in (mean, std))
+    return shift, scale

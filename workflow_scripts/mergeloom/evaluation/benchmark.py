@@ -1,17 +1,25 @@
 """Evaluate models on a benchmark in one sitting: images, heads and tower loaded once."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergeloom.data.decoded import open_images
-from mergeloom.evaluation.accuracy import evaluate
-from mergeloom.evaluation.results import Scores, average, normalise_scores, result
+from mergeloom.errors import MergeloomError
+from mergeloom.evaluation.accuracy import Counter, evaluate
+from mergeloom.evaluation.metrics import METRICS
+from mergeloom.evaluation.models import MergedModel, Turn, finetuned_models
+from mergeloom.evaluation.precision import resolve_precision
+from mergeloom.evaluation.results import (
+    Scores,
+    average,
+    no_model_of_unseen_tasks,
+    normalise_scores,
+    result,
+)
 from mergeloom.io.tensors import TensorFile
 from mergeloom.models.family import get_family
-from mergeloom.models.weights import PER_TASK, merged_weights, read_tower
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +31,9 @@ class Benchmark:
     ----------
     encoder : preset with `family`, `architecture`, `image`.
     tasks : names; `heads`, `val` and `test` are files in the same order.
+    val : None where nothing is chosen on these images.
+    precision : float32, bfloat16, float16 or auto, of the towers.
+    metrics : names of `mergeloom.evaluation.metrics.METRICS`, in every task's scores.
     """
 
     def __init__(
@@ -31,42 +42,70 @@ class Benchmark:
         encoder: Mapping[str, Any],
         tasks: Sequence[str],
         heads: Sequence[str | Path],
-        val: Sequence[str | Path],
+        val: Sequence[str | Path] | None,
         test: Sequence[str | Path],
         device: str,
         batch_size: int,
+        precision: str = "float32",
+        metrics: Sequence[str] = (),
     ) -> None:
         self.encoder, self.tasks, self.device = encoder, list(tasks), device
-        self.family = get_family(encoder["family"])
-        self._batch_size = batch_size
+        self.precision = resolve_precision(precision, device)
+        self._family = get_family(encoder["family"])
+        self._batch_size, self._metrics = batch_size, list(metrics)
         self._heads = {}
         for task, path in zip(tasks, heads, strict=True):
             with TensorFile(path) as file:
                 self._heads[task] = file.read("weight").to(device)
+        files = {"test": test} if val is None else {"val": val, "test": test}
         self._images = {
-            "val": {t: open_images(Path(path)) for t, path in zip(tasks, val, strict=True)},
-            "test": {t: open_images(Path(path)) for t, path in zip(tasks, test, strict=True)},
+            split: {t: open_images(Path(path)) for t, path in zip(tasks, paths, strict=True)}
+            for split, paths in files.items()
         }
 
-    def tower(self, weights: TensorFile) -> Any:
-        """The tower with a file's weights, on the device, in evaluation mode."""
-        tower = read_tower(self.family, self.encoder["architecture"], weights)
-        return tower.to(self.device).eval().requires_grad_(False)
+    @property
+    def splits(self) -> list[str]:
+        """`val`, if there is one, and `test`."""
+        return list(self._images)
 
-    def scores(self, tower: Any, split: str, tasks: Sequence[str] | None = None) -> Scores:
-        """Accuracy, loss and n of a tower on a split of each task."""
-        return {
-            task: evaluate(
-                self.family,
-                tower,
-                self._heads[task],
-                self._images[split][task],
-                self.encoder["image"],
-                device=self.device,
-                batch_size=self._batch_size,
-            )
-            for task in tasks or self.tasks
-        }
+    def classes(self, task: str) -> int:
+        """Number of classes of a task."""
+        return len(self._heads[task])
+
+    def count(
+        self,
+        tower: Any,
+        split: str,
+        task: str,
+        counters: Sequence[Counter] = (),
+        precision: str | None = None,
+    ) -> dict[str, float]:
+        """Accuracy, loss and n of a tower on a split of one task; `counters` see its logits."""
+        return evaluate(
+            self._family,
+            tower,
+            self._heads[task],
+            self._images[split][task],
+            self.encoder["image"],
+            device=self.device,
+            batch_size=self._batch_size,
+            precision=precision or self.precision,
+            counters=counters,
+        )
+
+    def scores(self, turns: Iterable[Turn], splits: Sequence[str]) -> dict[str, Scores]:
+        """Accuracy, loss, n and the metrics of models on splits of their tasks."""
+        found: dict[str, Scores] = {split: {} for split in splits}
+        for tower, tasks in turns:
+            for split, collected in found.items():
+                for task in tasks:
+                    counters = {
+                        name: METRICS[name](self.classes(task), self.device)
+                        for name in self._metrics
+                    }
+                    score = self.count(tower, split, task, list(counters.values()))
+                    collected[task] = score | {n: c.score() for n, c in counters.items()}
+        return found
 
 
 def evaluate_finetuned(
@@ -75,17 +114,34 @@ def evaluate_finetuned(
     checkpoints: Sequence[str | Path],
     names: Mapping[str, str],
     provenance: Mapping[str, Any],
+    evaluated_on: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate each task's own fine-tuned model on it; normalised, it is 1 by definition."""
-    scores: dict[str, Scores] = {"val": {}, "test": {}}
-    for task, path in zip(benchmark.tasks, checkpoints, strict=True):
-        with TensorFile(path) as file:
-            tower = benchmark.tower(file)
+    """Evaluate each task's own fine-tuned model on it; normalised, it is 1 by definition.
+
+    Where the precision is not float32, the test images are evaluated in float32, too, and the
+    result says how far apart the accuracies are. The other results of the study repeat it.
+    """
+    scores: dict[str, Scores] = {split: {} for split in benchmark.splits}
+    apart: dict[str, float] = {}
+    for tower, [task] in finetuned_models(
+        benchmark.encoder, checkpoints, benchmark.tasks, benchmark.device
+    ):
+        found = benchmark.scores([(tower, [task])], benchmark.splits)
         for split, collected in scores.items():
-            collected |= benchmark.scores(tower, split, [task])
-        log.info("%s: test accuracy %.3f", task, scores["test"][task]["accuracy"])
+            collected |= found[split]
+        accuracy = found["test"][task]["accuracy"]
+        if benchmark.precision != "float32":
+            exact = benchmark.count(tower, "test", task, precision="float32")
+            apart[task] = accuracy - exact["accuracy"]
+        log.info("%s: test accuracy %.3f", task, accuracy)
+    precision = None
+    if apart:
+        mean = sum(apart.values()) / len(apart)
+        log.info("%s changes the average accuracy by %+.5f", benchmark.precision, mean)
+        precision = {"dtype": benchmark.precision, "difference": {"tasks": apart, "average": mean}}
+    normalised = {split: normalise_scores(found, found) for split, found in scores.items()}
     return result(
-        **names,
+        **_study(names),
         merger={
             "name": "finetuned",
             "method": None,
@@ -94,9 +150,11 @@ def evaluate_finetuned(
             "per_task": True,
         },
         alpha=None,
-        test=normalise_scores(scores["test"], scores["test"]),
-        validation=normalise_scores(scores["val"], scores["val"]),
+        test=normalised["test"],
+        validation=normalised.get("val"),
         provenance=provenance,
+        precision=precision,
+        evaluated_on=evaluated_on,
     )
 
 
@@ -110,6 +168,7 @@ def evaluate_merged(
     finetuned: Mapping[str, Any],
     names: Mapping[str, str],
     provenance: Mapping[str, Any],
+    evaluated_on: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate θ0 + αΔ on validation and test data; α is chosen on validation data alone.
 
@@ -117,71 +176,79 @@ def evaluate_merged(
     ----------
     merged : the merged task vector Δ, or one per task; None evaluates the base itself.
     merger : preset with `method` and, if any, `parameters` and `modifiers`.
-    alpha : `{"how": "search", "grid", "patience"}`, or `{"how": "fixed" | "table", "value", ...}`.
-    finetuned : result of the fine-tuned models, which accuracies are normalised by.
+    alpha : `{"how": "search", "grid", "patience"}`, or `{"how": "fixed" | "table" | "result",
+        "value", ...}`.
+    finetuned : result of the fine-tuned models on the same images, which accuracies are normalised
+        by.
+    evaluated_on : what the images are, if not the benchmark's own (`evaluation.results.result`).
+
+    Raises
+    ------
+    MergeloomError – one model per task for tasks that have none; `finetuned` was evaluated in
+    another precision.
     """
-    reference = {
-        "val": finetuned["validation"]["tasks"],
-        "test": finetuned["tasks"],
-    }
-    with ExitStack() as stack:
-        base_file = stack.enter_context(TensorFile(base))
-        delta = stack.enter_context(TensorFile(merged)) if merged else None
-        per_task = delta is not None and PER_TASK in delta.metadata
-        tower = benchmark.tower(base_file)
+    reference = {"test": finetuned["tasks"]}
+    if "val" in benchmark.splits:
+        reference["val"] = finetuned["validation"]["tasks"]
+    _check_precision(benchmark, finetuned)
+    model = MergedModel(benchmark.encoder, base, merged, benchmark.device)
+    name = names.get("merger", merger["method"])
+    if model.per_task and "benchmark" in (evaluated_on or {}):
+        raise MergeloomError(no_model_of_unseen_tasks(name))
 
-        def move_to(value: float, task: int | None = None) -> None:
-            if delta is not None:
-                weights = benchmark.family.tower_weights(tower)
-                for key, tensor in merged_weights(base_file, delta, value, task):
-                    weights[key].copy_(tensor)
+    def scores(value: float, splits: Sequence[str]) -> dict[str, Scores]:
+        found = benchmark.scores(model.at(value, benchmark.tasks), splits)
+        return {split: normalise_scores(s, reference[split]) for split, s in found.items()}
 
-        def scores(value: float, splits: Sequence[str]) -> list[Scores]:
-            found: list[Scores] = [{} for _ in splits]
-            # A model per task is evaluated on its own, one model for all on all of them.
-            turns: list[tuple[int | None, list[str]]] = [(None, benchmark.tasks)]
-            if per_task:
-                turns = [(index, [task]) for index, task in enumerate(benchmark.tasks)]
-            for task, tasks in turns:
-                move_to(value, task)
-                for split, collected in zip(splits, found, strict=True):
-                    collected |= normalise_scores(
-                        benchmark.scores(tower, split, tasks), reference[split]
-                    )
-            return found
-
-        if alpha["how"] == "search":
-            alpha = search_alpha(alpha, lambda value: scores(value, ["val"])[0])
-        validation, test = scores(alpha["value"], ["val", "test"])
+    if alpha["how"] == "search":
+        alpha = search_alpha(alpha, lambda value: scores(value, ["val"])["val"])
+    found = scores(alpha["value"], benchmark.splits)
     log.info(
         "alpha %g (%s): average accuracy %.4f",
         alpha["value"],
         alpha["how"],
-        average(test)["accuracy"],
+        average(found["test"])["accuracy"],
     )
-    method = merger["method"]
     return result(
-        encoder=names["encoder"],
-        experts=names["experts"],
-        benchmark=names["benchmark"],
+        **_study(names),
         merger={
-            "name": names.get("merger", method),
-            "method": method,
+            "name": name,
+            "method": merger["method"],
             "parameters": merger.get("parameters", {}),
             "modifiers": merger.get("modifiers", []),
-            "per_task": per_task,
+            "per_task": model.per_task,
         },
         alpha=alpha,
-        test=test,
-        validation=validation,
+        test=found["test"],
+        validation=found.get("val"),
         provenance=provenance,
+        precision=finetuned.get("precision"),
+        evaluated_on=evaluated_on,
     )
+
+
+def _study(names: Mapping[str, str]) -> dict[str, str]:
+    return {key: names[key] for key in ("encoder", "experts", "benchmark")}
+
+
+def _check_precision(benchmark: Benchmark, finetuned: Mapping[str, Any]) -> None:
+    of_finetuned = finetuned.get("precision", {"dtype": "float32"})["dtype"]
+    if of_finetuned != benchmark.precision:
+        raise MergeloomError(
+            f"the fine-tuned models were evaluated in {of_finetuned}, this would be in "
+            f"{benchmark.precision}: `auto` depends on the device. Set evaluation.precision to one "
+            "of the two."
+        )
 
 
 def search_alpha(search: Mapping[str, Any], validate: Callable[[float], Scores]) -> dict[str, Any]:
     """Choose the alpha of the best average normalised accuracy on validation data.
 
     Of equally good values the smallest is taken: the least that is changed.
+
+    The values are evaluated one after the other: with the images decoded, what models could share
+    is reading and normalising them, under a hundredth of the forward pass, while evaluating them
+    side by side takes the memory of them all and forgoes patience.
 
     Parameters
     ----------

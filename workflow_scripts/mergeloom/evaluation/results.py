@@ -28,8 +28,8 @@ def normalise_scores(scores: Scores, reference: Mapping[str, Mapping[str, float]
 
 
 def average(scores: Scores) -> dict[str, float]:
-    """Mean over tasks of accuracy, loss and normalised accuracy."""
-    keys = ("accuracy", "loss", "normalized_accuracy")
+    """Mean over tasks of accuracy, loss, normalised accuracy, and metrics on request."""
+    keys = [key for key in next(iter(scores.values())) if key != "n"]
     return {key: sum(s[key] for s in scores.values()) / len(scores) for key in keys}
 
 
@@ -41,10 +41,23 @@ def result(
     merger: Mapping[str, Any],
     alpha: Mapping[str, Any] | None,
     test: Scores,
-    validation: Scores,
+    validation: Scores | None,
     provenance: Mapping[str, Any],
+    precision: Mapping[str, Any] | None = None,
+    evaluated_on: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A result as it is written to `results/{encoder}/{experts}/{benchmark}/{merger}.json`."""
+    """A result as it is written to `results/{encoder}/{experts}/{benchmark}/{merger}.json`.
+
+    Parameters
+    ----------
+    validation : None where `evaluated_on` names other images, on which nothing is chosen.
+    precision : where it is not float32: which, and what it does to accuracy.
+    evaluated_on : where it is not the benchmark's own images: `{"benchmark", "unseen"}`, or
+        `{"corruption", "severity"}`.
+    """
+    fields = {"precision": precision, "evaluated_on": evaluated_on}
+    if validation is not None:
+        fields["validation"] = {"tasks": validation, "average": average(validation)}
     return {
         "schema": SCHEMA,
         "encoder": encoder,
@@ -54,9 +67,28 @@ def result(
         "alpha": None if alpha is None else dict(alpha),
         "tasks": test,
         "average": average(test),
-        "validation": {"tasks": validation, "average": average(validation)},
         "provenance": dict(provenance),
+        **{key: dict(content) for key, content in fields.items() if content is not None},
     }
+
+
+def chosen_alpha(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The alpha of a result, for an evaluation of the same model on other images."""
+    study = (found["encoder"], found["experts"], found["benchmark"], found["merger"]["name"])
+    return {
+        "value": found["alpha"]["value"],
+        "how": "result",
+        "source": f"results/{'/'.join(study)}.json",
+        "chosen": found["alpha"]["how"],
+    }
+
+
+def no_model_of_unseen_tasks(merger: str) -> str:
+    """Why a merger that gives one model per task cannot be evaluated on other tasks."""
+    return (
+        f"merger {merger!r} gives one model per task, and none belongs to a task that was not "
+        "merged; evaluate a merger that gives one model for all"
+    )
 
 
 def read_result(path: str) -> dict[str, Any]:

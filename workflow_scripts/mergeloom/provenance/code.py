@@ -27,6 +27,7 @@ REGISTRIES = {
     "optimizer": "mergeloom/training",
     "schedule": "mergeloom/training",
     "augmentation": "mergeloom/training",
+    "corruption": "mergeloom/data/corruptions",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them

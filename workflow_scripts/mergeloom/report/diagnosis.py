@@ -86,7 +86,9 @@ def _kinds(matrices: Mapping[str, Mapping[str, Any]]) -> tuple[Kinds, list[Mappi
 
 def _alignment(axes: Axes, content: Mapping[str, Any]) -> None:
     own = "its own model" if content["per_task"] else "the merged model"
-    _title(axes, "Alignment (SAR)", f"share of each task's ‖Δ‖ along {own}'s\nleading directions")
+    style.title(
+        axes, "Alignment (SAR)", f"share of each task's ‖Δ‖ along {own}'s\nleading directions"
+    )
     values = _numbers(content["average"]["sar"])
     _bars(axes, content["tasks"], values, ALIGNED)
     for index, value in enumerate(values):
@@ -123,7 +125,7 @@ def _signs(axes: Axes, content: Mapping[str, Any]) -> None:
             f"{all_of} tasks agree on {_percent(model['sign_unanimity'])} of the weights\n"
             f"(random signs: {_percent(2.0 ** (1 - count))})"
         )
-    _title(axes, "Signs of the merged weights", note)
+    style.title(axes, "Signs of the merged weights", note)
     same, opposite = (_numbers(model[f"sign_{name}"]) for name in ("agreement", "opposition"))
     _bars(axes, None, same, SAME)
     _bars(axes, None, 1 - same - opposite, ZERO, start=same)
@@ -176,7 +178,9 @@ def _bars(
 
 def _cosines(axes: Axes, content: Mapping[str, Any]) -> None:
     tasks, count = content["tasks"], len(content["tasks"])
-    _title(axes, "Cosine similarity of task vectors", "near 0: the tasks moved in unrelated ways")
+    style.title(
+        axes, "Cosine similarity of task vectors", "near 0: the tasks moved in unrelated ways"
+    )
     own = "own model" if content["per_task"] else "merged"
     cells = np.full((count, count + 2), np.nan)  # the column between is the gap
     cells[:, :count] = [_numbers(row) for row in content["model"]["cosine"]]
@@ -224,7 +228,7 @@ def _cosines(axes: Axes, content: Mapping[str, Any]) -> None:
 
 
 def _interference(axes: Axes, kinds: Kinds, single: Sequence[Mapping[str, Any]]) -> None:
-    _title(
+    style.title(
         axes,
         "Interference of the tasks (STI / Σσ)",
         "0: none. A property of the tasks, the same for every merger",
@@ -281,20 +285,6 @@ def _key(ranks: SubFigure, per_task: bool) -> None:
     handles: list[Any] = [grey, Line2D([], [], color=OUTSIDE)]
     labels = ["the tasks: mean, lowest and highest", f"{own} (black, or in the title's colour)"]
     ranks.legend(handles, labels, loc="outside lower left", ncols=2)
-
-
-def _title(axes: Axes, title: str, note: str) -> None:
-    axes.set_title(title, pad=8 + 11 * (note.count("\n") + bool(note)), fontweight="bold")
-    axes.annotate(
-        note,
-        (0, 1),
-        xycoords="axes fraction",
-        xytext=(0, 5),
-        textcoords="offset points",
-        fontsize=8,
-        color=style.MUTED,
-        annotation_clip=False,
-    )
 
 
 def _nothing(axes: Axes) -> None:

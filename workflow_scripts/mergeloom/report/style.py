@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from PIL import Image
@@ -149,6 +150,21 @@ def label(merger: str) -> str:
     """Write the name of a merger as a person would: ``task_arithmetic`` → ``task arithmetic``."""
     names = {"zeroshot": "zero-shot", "finetuned": "fine-tuned"}
     return names.get(merger, merger.replace("_", " "))
+
+
+def title(axes: Axes, title: str, note: str) -> None:
+    """Head a panel, with a note in grey below its title; the note may have several lines."""
+    axes.set_title(title, pad=8 + 11 * (note.count("\n") + bool(note)), fontweight="bold")
+    axes.annotate(
+        note,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 5),
+        textcoords="offset points",
+        fontsize=8,
+        color=MUTED,
+        annotation_clip=False,
+    )
 
 
 def grid(count: int, columns: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from mergeloom.report.published import Figure, lookup
 from mergeloom.report.results import Result, in_order
 
 PUBLISHED_COLUMNS = ("published_accuracy", "published_normalized_accuracy", "published_source")
+METRICS = ("top5", "mean_class_recall", "ece")  # on request
 
 
 def summary(
@@ -35,7 +36,8 @@ def summary(
     `<task>` and `<task>_normalized` per task. Accuracies are fractions: 1 is all right; normalized,
     1 is as good as the fine-tuned model. Where a merger's average is published, the columns
     published_accuracy, published_normalized_accuracy (NaN where not published) and published_source
-    stand before those of the tasks.
+    stand before those of the tasks. Metrics on request follow where the results have them:
+    `<metric>`, the average, and `<task>_<metric>`.
 
     Raises
     ------
@@ -71,6 +73,10 @@ def _row(
     for task in tasks:
         row[task] = result["tasks"][task]["accuracy"]
         row[f"{task}_normalized"] = result["tasks"][task]["normalized_accuracy"]
+    for metric in METRICS:
+        if metric in result["average"]:
+            row[metric] = result["average"][metric]
+            row |= {f"{task}_{metric}": result["tasks"][task][metric] for task in tasks}
     return row
 
 

@@ -1,0 +1,191 @@
+# Merged models on images that nothing was chosen on: corrupted test images, and the tasks of another
+# benchmark. Alpha is that of the benchmark's own result.
+
+CORRUPTED = "{corruption}{severity}"
+
+
+@explained
+def severity_of(wildcards):
+    """Severity of a corruption, checked; its name is by the look-up of its code."""
+    return corruption_and_severity(wildcards.corruption + wildcards.severity)[1]
+
+
+def alpha_elsewhere(wildcards):
+    """Alpha of the merger's own result; the base has none to take."""
+    if wildcards.merger == ZEROSHOT:
+        return {"how": "fixed", "value": 0.0}
+    return {"how": "result"}
+
+
+@explained
+def merged_for_all(wildcards):
+    """The merged model, which must be one for all tasks; the base is evaluated without."""
+    if wildcards.merger == FINETUNED:
+        raise MergeloomError(
+            f"the fine-tuned models of {wildcards.benchmark} belong to its own tasks; those of "
+            f"{wildcards.other} are in {wildcards.encoder}/{wildcards.experts}/{wildcards.other}/"
+            f"{FINETUNED}.json"
+        )
+    method = preset("mergers", wildcards.merger)["method"]
+    if lookup("merger", method).options.get("per_task"):
+        raise MergeloomError(no_model_of_unseen_tasks(wildcards.merger))
+    return of_merger(MERGED)(wildcards)
+
+
+rule corrupt_images:
+    input:
+        test="<cache>/{task}/test_{size}px.safetensors",
+    output:
+        images=f"<cache>/{{task}}/test_{{size}}px_{CORRUPTED}.safetensors",
+    log:
+        f"<logs>/cache/{{task}}/test_{{size}}px_{CORRUPTED}.log",
+    benchmark:
+        f"<benchmarks>/cache/{{task}}/test_{{size}}px_{CORRUPTED}.jsonl"
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
+    params:
+        corruption="{corruption}",
+        severity=severity_of,
+        size=lambda wildcards: int(wildcards.size),
+        seed=config["data_seed"],
+        code=code("corrupt_images.py", corruption="{corruption}"),
+        env=env(("numpy", "scipy", "pillow", "safetensors")),
+    message:
+        "Corrupting the test images of {wildcards.task}: {wildcards.corruption} {wildcards.severity}"
+    script:
+        "../workflow_scripts/corrupt_images.py"
+
+
+use rule evaluate_finetuned as evaluate_finetuned_on_corrupted with:
+    input:
+        checkpoints=over_tasks(
+            "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"
+        ),
+        heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
+        test=over_tasks(f"<cache>/{{task}}/test_{{size}}px_{CORRUPTED}.safetensors"),
+    output:
+        result=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.json",
+    log:
+        f"<logs>/results/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.log",
+    benchmark:
+        f"<benchmarks>/results/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.jsonl"
+    params:
+        encoder=at("encoders", "encoder"),
+        tasks=tasks_of,
+        evaluated_on=lambda wildcards: {
+            "corruption": wildcards.corruption,
+            "severity": severity_of(wildcards),
+        },
+        evaluation=config["evaluation"],
+        threads=config["threads"]["evaluate"],
+        code=code("evaluate_finetuned.py", family="{encoder}"),
+        env=env(NUMBERS),
+    message:
+        "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}, {wildcards.corruption} {wildcards.severity}"
+
+
+use rule evaluate_zeroshot as evaluate_on_corrupted with:
+    input:
+        base="<models>/{encoder}/base.safetensors",
+        merged=of_merger(MERGED),
+        chosen=of_merger(RESULT),
+        heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
+        test=over_tasks(f"<cache>/{{task}}/test_{{size}}px_{CORRUPTED}.safetensors"),
+        finetuned=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.json",
+    output:
+        result=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{{merger}}.json",
+    log:
+        f"<logs>/results/{STUDY}/corrupted/{CORRUPTED}/{{merger}}.log",
+    benchmark:
+        f"<benchmarks>/results/{STUDY}/corrupted/{CORRUPTED}/{{merger}}.jsonl"
+    wildcard_constraints:
+        merger=rf"(?!{FINETUNED}\.json){NAME}",
+    params:
+        encoder=at("encoders", "encoder"),
+        tasks=tasks_of,
+        merger=at("mergers", "merger"),
+        alpha=alpha_elsewhere,
+        evaluated_on=lambda wildcards: {
+            "corruption": wildcards.corruption,
+            "severity": severity_of(wildcards),
+        },
+        evaluation=config["evaluation"],
+        threads=config["threads"]["evaluate"],
+        code=code("evaluate_merged.py", family="{encoder}"),
+        env=env(NUMBERS),
+    message:
+        "Evaluating {wildcards.merger} on {wildcards.benchmark}, {wildcards.corruption} {wildcards.severity} ({wildcards.encoder})"
+
+
+use rule evaluate_zeroshot as evaluate_on_other_tasks with:
+    input:
+        base="<models>/{encoder}/base.safetensors",
+        merged=merged_for_all,
+        chosen=of_merger(RESULT),
+        heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors", of="other"),
+        test=over_tasks("<cache>/{task}/test_{size}px.safetensors", of="other"),
+        finetuned=f"<results>/{{encoder}}/{{experts}}/{{other}}/{FINETUNED}.json",
+    output:
+        result=f"<results>/{STUDY}/on/{{other}}/{{merger}}.json",
+    log:
+        f"<logs>/results/{STUDY}/on/{{other}}/{{merger}}.log",
+    benchmark:
+        f"<benchmarks>/results/{STUDY}/on/{{other}}/{{merger}}.jsonl"
+    params:
+        encoder=at("encoders", "encoder"),
+        tasks=lambda wildcards: tasks_of(wildcards, "other"),
+        merger=at("mergers", "merger"),
+        alpha=alpha_elsewhere,
+        evaluated_on=lambda wildcards: {
+            "benchmark": wildcards.other,
+            "unseen": [
+                task
+                for task in tasks_of(wildcards, "other")
+                if task not in tasks_of(wildcards)
+            ],
+        },
+        evaluation=config["evaluation"],
+        threads=config["threads"]["evaluate"],
+        code=code("evaluate_merged.py", family="{encoder}"),
+        env=env(NUMBERS),
+    message:
+        "Evaluating {wildcards.merger} of {wildcards.benchmark} on {wildcards.other} ({wildcards.encoder})"
+
+
+rule tabulate_corrupted:
+    input:
+        clean=merger_results,
+        corrupted=lambda wildcards: expand(
+            f"<results>/{STUDY}/corrupted/{{corrupted}}/{{merger}}.json",
+            corrupted=config["corruptions"],
+            merger=ALL_ROWS,
+            **wildcards,
+        ),
+    output:
+        csv=report(
+            f"<results>/{STUDY}/corrupted/summary.csv",
+            caption="../config/report/corrupted.rst",
+            category="{benchmark}",
+            subcategory="{encoder}, {experts}",
+            labels={"result": "accuracy on corrupted images"},
+        ),
+        markdown=f"<results>/{STUDY}/corrupted/summary.md",
+        record=f"<results>/{STUDY}/corrupted/summary.csv.provenance.json",
+    log:
+        f"<logs>/results/{STUDY}/corrupted/summary.log",
+    benchmark:
+        f"<benchmarks>/results/{STUDY}/corrupted/summary.jsonl"
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=memory,
+    params:
+        tasks=tasks_of,
+        code=code("tabulate_corrupted.py"),
+        env=env(PICTURES),
+    message:
+        "Accuracy on corrupted images of {wildcards.benchmark} ({wildcards.encoder}, {wildcards.experts})"
+    script:
+        "../workflow_scripts/tabulate_corrupted.py"

@@ -1,0 +1,1 @@
+"""Corruptions of images, after Hendrycks & Dietterich (arXiv 1903.12261)."""

@@ -1,0 +1,43 @@
+"""Precision of the forward pass: autocast for the tower, float32 for everything after it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergeloom.errors import MergeloomError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """`auto` is bfloat16 on a GPU that has it, and float32 elsewhere; other names stay."""
+    if precision != "auto":
+        return precision
+    has_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_bfloat16 else "float32"
+
+
+def in_precision(
+    tower: Callable[[Tensor], Tensor], precision: str, device: str
+) -> Callable[[Tensor], Tensor]:
+    """The tower, computing under autocast, with float32 features.
+
+    Its weights stay float32; matrix products round them and their inputs to `precision`.
+
+    Raises
+    ------
+    MergeloomError – an unknown precision.
+    """
+    if precision not in _DTYPES:
+        raise MergeloomError(f"precision is {precision!r}, expected one of {', '.join(_DTYPES)}")
+    if precision == "float32":
+        return tower
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(torch.device(device).type, dtype=_DTYPES[precision]):
+            features: Any = tower(images)
+        return features.float()
+
+    return forward
