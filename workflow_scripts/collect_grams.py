@@ -1,4 +1,4 @@
-"""Collect Gram matrices of what a fine-tuned model's linear maps are fed, on a few training images."""
+"""Collect Gram matrices of what the linear maps of a fine-tuned model are fed on a few images."""
 
 from pathlib import Path
 

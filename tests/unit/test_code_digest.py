@@ -52,6 +52,24 @@ def test_a_change_in_a_module_that_is_not_imported_changes_nothing(scripts):
     assert digest("merge_models.py", scripts, merger="tsv") == before
 
 
+def test_editing_what_is_measured_on_images_leaves_merges_of_files_alone(scripts):
+    def digests():
+        return {
+            (script, merger): digest(script, scripts, merger=merger, family="clip")
+            for script in ("merge_models.py", "merge_by_stage.py", "collect_grams.py")
+            for merger in ("tsv", "regmean", "regmean_plus_plus")
+        }
+
+    before = digests()
+    with (scripts / "mergeloom/statistics/grams.py").open("a") as file:
+        file.write("\nEXTRA = 1\n")
+    after = digests()
+    changed = {
+        script for script, merger in before if before[script, merger] != after[script, merger]
+    }
+    assert changed == {"merge_by_stage.py", "collect_grams.py"}
+
+
 def test_editing_one_method_leaves_the_others_of_its_file_alone(scripts):
     methods = ("weight_average", "task_arithmetic", "zeroshot", "tsv", "isotropic")
     before = {m: digest("merge_models.py", scripts, merger=m) for m in methods}
@@ -96,7 +114,7 @@ LAYERS = (
     {"cli", "config"},
     {"report", "provenance"},
     {"merging"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "statistics"},
     {"models", "data"},
     {"linalg", "io"},
     {"errors"},

@@ -47,7 +47,7 @@ def example_gradients(
             yield gradients(dict(parameters), inputs[rows[run]], cotangents[run])
 
 
-def cotangents_of_fisher(logits: Tensor, negligible: float = 1e-4) -> tuple[Tensor, Tensor]:
+def cotangents_of_fisher(logits: Tensor, negligible: float = 1e-3) -> tuple[Tensor, Tensor]:
     """Return what to pull back to logits for the Fisher information of n examples.
 
     With p = softmax(z), the Fisher information with respect to the logits of one example is

@@ -9,17 +9,25 @@ from torch import Tensor
 
 from mergeloom.linalg.regression import solve_semidefinite
 from mergeloom.merging.grams import Gram
-from mergeloom.merging.group import Survey
+from mergeloom.merging.group import Group, Survey
 from mergeloom.merging.method import merger
+from mergeloom.merging.randomness import BLOCK
 
 
 def scales(survey: Survey, *, normalize: bool, floor: float) -> Tensor:
     """Coefficients c_t [T], float64, of the Fisher information of each task."""
     if not normalize:
         return torch.full((survey.tasks,), 1 / survey.tasks, dtype=torch.float64)
+
+    def squares_of(group: Group) -> list[Tensor]:
+        # By blocks, of which runs are made: the order of summation does not depend on the runs.
+        blocks = group.fisher.split(BLOCK, dim=1)
+        return [block.double().square().sum(dim=1).cpu() for block in blocks]
+
     squares = torch.zeros(survey.tasks, dtype=torch.float64)
-    for part in survey.each(lambda group: group.fisher.double().square().sum(dim=1).cpu()):
-        squares += part
+    for parts in survey.each(squares_of):
+        for part in parts:
+            squares += part
     inverse = 1 / (squares.sqrt() + floor)
     return inverse / inverse.sum()
 
