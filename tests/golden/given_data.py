@@ -25,7 +25,7 @@ def maps_of(shapes: Shapes) -> dict[str, int]:
 def save(path: Path, tensors: Mapping[str, np.ndarray], made_of: Sequence[Path]) -> Path:
     """A file of a statistic that knows what it was made of."""
     digests = sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in made_of)
-    given = {key: np.ascontiguousarray(value, np.float32) for key, value in tensors.items()}
+    given = {key: np.array(value, np.float32, order="C") for key, value in tensors.items()}
     save_file(given, path, {"source": " ".join(digests)})
     return path
 

@@ -95,7 +95,7 @@ def test_mergers_of_every_kind_run_by_their_paths(built):
 
 
 def test_mergers_that_look_at_images_run_by_their_paths(built):
-    """Fisher information and Gram matrices as files, and a merge that images pass stage by stage."""
+    """Fisher information and Gram matrices as files, and a merge that images pass by stages."""
     from mergeloom.io.headers import read_header
 
     names = ("fisher", "regmean", "regmean_plus_plus")
