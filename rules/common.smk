@@ -156,6 +156,20 @@ def memory_of_merge(wildcards, input, attempt):
     return int((2000 + 0.15 * input.size_mb) * 1.5 ** (attempt - 1))
 
 
+def memory_of_statistics(wildcards, attempt):
+    """Megabytes for a job that holds a model and gradients or Gram matrices, more than it takes itself."""
+    return int(12000 * 1.5 ** (attempt - 1))
+
+
+def memory_of_propagation(wildcards, attempt):
+    """Megabytes for a job that lets examples of all tasks pass a model, besides merging it."""
+    pixels = preset("encoders", wildcards.encoder)["image"]["size"] ** 2
+    tasks = len(tasks_of(wildcards))
+    # A patch of 14 × 14 pixels has 1024 activations; a Gram matrix of ViT-L-14 has 4096 rows.
+    activations = config["statistics"]["examples"] * pixels * (4 * 1024 / 14**2) / 1e6
+    return int((6000 + tasks * (100 + activations)) * 1.5 ** (attempt - 1))
+
+
 # Tasks by where their images come from; those given as shards are in none.
 RENDERED, HUB, FOLDERS = (
     [t for t, p in PRESETS["tasks"].items() if source_of(p) == kind]
@@ -166,6 +180,8 @@ IMPORTED = [e for e, p in PRESETS["experts"].items() if "import" in p]
 TRAINED = [
     e for e, p in PRESETS["experts"].items() if "source" not in p and e not in IMPORTED
 ]
+# Mergers that let images pass the model while they merge it.
+PROPAGATING = [m for m, p in PRESETS["mergers"].items() if "propagated" in inputs_of(p)]
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
 
 
@@ -326,15 +342,19 @@ def needs(wildcards, what):
     return what in inputs_of(preset("mergers", wildcards.merger))
 
 
-def svd_caches(wildcards):
-    """SVD caches of the tasks, for the mergers that read them."""
-    if needs(wildcards, "svd"):
+def if_needed(what):
+    """Input function: a file of this name for every task, for the mergers that take it."""
+
+    def paths(wildcards):
+        if not needs(wildcards, what):
+            return []
         return expand(
-            "<models>/{encoder}/{experts}/{task}/svd.safetensors",
+            f"<models>/{{encoder}}/{{experts}}/{{task}}/{what}.safetensors",
             task=tasks_of(wildcards),
             **wildcards,
         )
-    return []
+
+    return paths
 
 
 def sum_cache(wildcards):

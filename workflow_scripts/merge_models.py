@@ -14,5 +14,7 @@ with job(snakemake) as j:
         seed=j.seed,
         svd=j.input.svd or None,
         summed=next(iter(j.input.summed), None),
+        fisher=j.input.fisher or None,
+        gram=j.input.gram or None,
         metadata=j.metadata(),
     )

@@ -357,11 +357,14 @@ def table(arguments: argparse.Namespace) -> None:
 
 def methods_table(names: list[str], process: Callable[[str], str]) -> None:
     """Run methods once, and print their time and memory."""
+    from mergeloom.merging.engine import OF_DATA
     from mergeloom.merging.method import methods
 
     print("| method            | seconds | memory, MiB |")
     print("|-------------------|--------:|------------:|")
-    for name in methods() if names == ["all"] else names:
+    # All but those that need what comes from images.
+    alone = [n for n, method in methods().items() if not OF_DATA.keys() & set(method.inputs)]
+    for name in alone if names == ["all"] else names:
         measured = json.loads(process(f"--worker=ours:{name}"))
         print(
             f"| {name:17} | {measured['seconds']:7.1f} | {measured['memory']:11.0f} |", flush=True

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from given_data import options_for
 from safetensors.numpy import save_file
 from study import SPECTRAL, assert_agree
 
@@ -28,7 +29,10 @@ def merge(folder: Path, method: str, tasks: int = 3) -> dict[str, np.ndarray]:
         save_file(
             {k: np.array(rng.standard_normal(s), np.float32) for k, s in SHAPES.items()}, path
         )
-    merge_files(paths[0], paths[1:], plan_merge(method), folder / "out.safetensors", "generic")
+    maps = {"layers.0.weight": 1, "layers.1.weight": 0}
+    given = options_for(method, paths[0], paths[1:], SHAPES, maps)
+    out = folder / "out.safetensors"
+    merge_files(paths[0], paths[1:], plan_merge(method), out, "generic", **given)
     with TensorFile(folder / "out.safetensors") as file:
         return {key: file.read(key).double().numpy() for key in file}
 

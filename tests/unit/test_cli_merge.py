@@ -549,6 +549,17 @@ def test_a_wrong_option_is_one_clear_error(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", ["fisher", "regmean", "regmean_plus_plus"])
+def test_a_method_that_needs_images_names_the_target_of_the_workflow(
+    files: Files, mergeloom: Command, name: str
+) -> None:
+    done = mergeloom(*arguments(files, name))
+    target = rf"{name}\.json"
+    assert_refused(
+        files, done, rf"{name} needs .* takes training images.*Let the workflow.*{target}"
+    )
+
+
 def test_a_device_that_is_not_there_is_refused(files: Files, mergeloom: Command) -> None:
     done = mergeloom(*arguments(files, device="cuda"))
     assert_refused(files, done, r"no CUDA device here. Use --device cpu")

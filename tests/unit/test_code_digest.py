@@ -52,6 +52,20 @@ def test_a_change_in_a_module_that_is_not_imported_changes_nothing(scripts):
     assert digest("merge_models.py", scripts, merger="tsv") == before
 
 
+def test_editing_what_is_measured_on_images_leaves_merges_of_files_alone(scripts):
+    mergers = {"tsv": "merge_models.py", "regmean": "merge_models.py",
+               "regmean_plus_plus": "merge_by_stage.py"}  # fmt: skip
+
+    def digests():
+        return {m: digest(s, scripts, merger=m, family="clip") for m, s in mergers.items()}
+
+    before = digests()
+    with (scripts / "mergeloom/statistics/grams.py").open("a") as file:
+        file.write("\nEXTRA = 1\n")
+    after = digests()
+    assert {m for m in mergers if after[m] != before[m]} == {"regmean_plus_plus"}
+
+
 def test_editing_one_method_leaves_the_others_of_its_file_alone(scripts):
     methods = ("weight_average", "task_arithmetic", "zeroshot", "tsv", "isotropic")
     before = {m: digest("merge_models.py", scripts, merger=m) for m in methods}
@@ -111,7 +125,7 @@ LAYERS = (
     {"cli", "config"},
     {"report", "provenance"},
     {"merging"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "statistics"},
     {"models", "data"},
     {"linalg", "io"},
     {"errors"},

@@ -144,6 +144,50 @@ def test_a_merge_is_evaluated_on_corrupted_images_on_other_tasks_and_inspected(b
                 assert len(set(image.convert("L").resize((64, 64)).getdata())) > 8, "it is blank"
 
 
+def test_mergers_that_look_at_images_run_by_their_paths(built):
+    """Fisher information and Gram matrices as files, and a merge that images pass by stages."""
+    from mergeloom.io.headers import read_header
+
+    names = ("fisher", "regmean", "regmean_plus_plus")
+    targets = [f"{RESULTS}/{name}.json" for name in names]
+    built.run(*targets, "--cores", "2")
+    accuracies = {}
+    for name in names:
+        content = json.loads(built.read(f"{RESULTS}/{name}.json"))
+        Draft202012Validator(json.loads(built.read("config/schema/result.schema.json"))).validate(
+            content
+        )
+        assert content["alpha"] == {"how": "fixed", "value": 1.0}
+        accuracies[name] = content["tasks"]
+    assert len({json.dumps(tasks) for tasks in accuracies.values()}) > 1
+    for name in ("fisher", "gram"):
+        file = built.folder / MODELS / f"finetuned/tiny_digits/{name}.safetensors"
+        record = json.loads(read_header(file).metadata["mergeloom"])
+        assert record["params"]["examples"] == 256
+        assert "cache/tiny_digits/train_32px.safetensors" in record["inputs"]
+        assert not [path for path in record["inputs"] if "val_" in path or "test_" in path]
+    assert built.planned(*targets) == {}
+    (built.folder / TINY).write_text(built.read(TINY) + "statistics: {examples: 20}\n")
+    assert built.planned(*targets) == {
+        "estimate_fisher": 2,
+        "collect_grams": 2,
+        "merge_by_stage": 1,
+        "merge_models": 2,
+        "evaluate_merged": 3,
+    }
+    built.run(f"{RESULTS}/regmean.json")
+    # A statistic of what was there before is not merged with what is there now.
+    expert = f"{MODELS}/finetuned/tiny_digits/task_vector.safetensors"
+    shutil.copy(built.folder / MODELS / "finetuned/tiny_shapes/task_vector.safetensors",
+                built.folder / expert)  # fmt: skip
+    merged = f"{MODELS}/finetuned/merged/tiny/regmean.safetensors"
+    (built.folder / merged).unlink()
+    done = built.run(merged, "--allowed-rules", "merge_models", check=False)
+    assert done.returncode != 0
+    assert "tiny_digits/gram.safetensors: was not computed from what" in done.stdout
+    assert not (built.folder / merged).exists()
+
+
 def test_the_report_holds_table_and_figures(built_once):
     built_once.run("--report", "report.html")
     text = built_once.read("report.html")

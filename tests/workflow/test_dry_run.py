@@ -28,6 +28,18 @@ def test_only_methods_that_read_singular_vectors_wait_for_them(fresh):
     assert "decompose_task_vector" not in fresh.planned(f"{RESULTS}/task_arithmetic.json")
 
 
+def test_only_methods_that_look_at_images_wait_for_statistics(fresh):
+    wanted = {"fisher": "estimate_fisher", "regmean": "collect_grams"}
+    for merger, rule in wanted.items():
+        planned = fresh.planned(f"{RESULTS}/{merger}.json")
+        assert planned[rule] == 2
+        assert planned["merge_models"] == 1
+        assert not {"estimate_fisher", "collect_grams", "merge_by_stage"} - {rule} & planned.keys()
+    planned = fresh.planned(f"{RESULTS}/regmean_plus_plus.json")
+    assert planned["merge_by_stage"] == 1
+    assert not {"estimate_fisher", "collect_grams", "merge_models"} & planned.keys()
+
+
 def test_the_default_configuration_plans_the_demo(fresh):
     planned = fresh.planned(configfile="config/config.yaml")
     assert planned["finetune_task"] == planned["extract_task_vector"] == 8

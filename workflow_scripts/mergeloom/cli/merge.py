@@ -17,7 +17,7 @@ from mergeloom.cli.svd_folder import SvdFolder, registered_family
 from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256
 from mergeloom.io.tensors import TensorFile
-from mergeloom.merging.engine import Merge, merge_files, plan_merge
+from mergeloom.merging.engine import Merge, check_data, merge_files, plan_merge
 from mergeloom.merging.sources import Differences
 from mergeloom.models.naming import naming, recognise
 from mergeloom.provenance.code import digest
@@ -73,6 +73,7 @@ def merge_checkpoints(
     """
     base, experts = request.base, list(request.experts)
     merge = _plan(request)
+    check_data(merge)
     alpha = _alpha(request.alpha, merge)
     if not experts:
         raise MergeloomError("There is nothing to merge: name the fine-tuned files by --experts.")

@@ -17,6 +17,7 @@ from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile
 from mergeloom.linalg.spectral import truncated_svd
 from mergeloom.merging.caches import check_source
+from mergeloom.merging.grams import GramFiles, MeasuredGrams, Propagation
 from mergeloom.merging.group import Group, Material, Stack, Summed, Survey, apply, spans
 from mergeloom.merging.method import Method, get_method, get_modifier
 from mergeloom.merging.output import MergedTaskVector, MergedWeights, Output
@@ -24,16 +25,24 @@ from mergeloom.merging.parameters import check_parameters
 from mergeloom.merging.pool import Pool, pool
 from mergeloom.merging.sources import (
     Differences,
+    Layout,
     PathLike,
     Source,
     TaskVectorFiles,
+    check_layout,
     trainable_layout,
 )
-from mergeloom.models.naming import naming, places
+from mergeloom.models.naming import Naming, by_stage, naming, places
 
 log = logging.getLogger(__name__)
 Modifiers = Sequence[Mapping[str, Mapping[str, Any]]]
 
+# What no merge can make of the experts' files alone.
+OF_DATA = {
+    "fisher": "the Fisher information of each expert",
+    "gram": "the Gram matrices of what the layers of each expert are fed",
+    "propagated": "each task's images, to see what the layers of the merged model are fed",
+}
 
 Step = tuple[Method, dict[str, Any]]  # a method or modifier with all its parameters
 
@@ -65,6 +74,11 @@ class Merge:
         """All that its functions take."""
         taken = {name for method, _ in (*self.choices, *self.modifiers) for name in method.inputs}
         return taken | ({"summed"} if self.method.sums and "spectrum" in taken else set())
+
+    @property
+    def by_stage(self) -> bool:
+        """Whether parameters are merged in the order in which inputs pass through the model."""
+        return any(method.by_stage for method, _ in self.choices)
 
     @property
     def elementwise(self) -> bool:
@@ -111,6 +125,23 @@ def plan_merge(
     return Merge(tuple(choices), tuple(added))
 
 
+def check_data(merge: Merge, given: Sequence[str] = ()) -> None:
+    """Raise if a merge takes what comes from training images and is not among what is given.
+
+    Raises
+    ------
+    MergeloomError
+        Says what it is, and how to come by it.
+    """
+    if missing := sorted((merge.inputs & OF_DATA.keys()) - set(given)):
+        raise MergeloomError(
+            f"{merge.method.name} needs {' and '.join(OF_DATA[name] for name in missing)}, which "
+            "takes training images and not just the experts' files. Let the workflow make it: put "
+            "each expert to models/{encoder}/{experts}/{task}/checkpoint.safetensors, and ask for "
+            f"results/{{encoder}}/{{experts}}/{{benchmark}}/{merge.method.name}.json."
+        )
+
+
 def merge_files(
     base: PathLike,
     experts: Sequence[PathLike],
@@ -125,6 +156,9 @@ def merge_files(
     seed: int = 0,
     svd: Sequence[PathLike] | None = None,
     summed: PathLike | None = None,
+    fisher: Sequence[PathLike] | None = None,
+    gram: Sequence[PathLike] | None = None,
+    propagation: Propagation | None = None,
     workers: int | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, size: None,
@@ -153,6 +187,10 @@ def merge_files(
         method that needs singular vectors computes them.
     summed : file as `write_svd_cache` writes it of all experts; without it a method that needs the
         spectrum of their sum computes it.
+    fisher, gram : T files as `write_fisher` and `write_grams` write them, in the order of the
+        experts, for methods that take them.
+    propagation : the tasks' examples, in the order of the experts, for methods that merge stage by
+        stage.
     workers : threads that work on groups side by side; without it, torch's number of threads.
     metadata : text fields of the file's header.
     progress : is called with the number of elements merged and the number of all.
@@ -160,14 +198,18 @@ def merge_files(
     Raises
     ------
     MergeloomError
-        For tensors that differ from the base's or are not finite, caches of other files, or caches
-        that keep too little. `out` is then left as it was.
+        For tensors that differ from the base's or are not finite, caches or statistics of other
+        files or none where they are needed, or caches that keep too little. `out` is then left as
+        it was.
     """
-    if svd is not None and len(svd) != len(experts):
-        raise MergeloomError(
-            f"{len(experts)} task vectors were given, but {len(svd)} SVD caches. "
-            "Give one for each, in the same order, or none."
-        )
+    given = {"fisher": fisher, "gram": gram, "propagated": propagation}
+    check_data(merge, [name for name, value in given.items() if value is not None])
+    for files, what in ((svd, "SVD caches"), (fisher, "of Fisher information"), (gram, "of Grams")):
+        if files is not None and len(files) != len(experts):
+            raise MergeloomError(
+                f"{len(experts)} task vectors were given, but {len(files)} {what}. "
+                "Give one for each, in the same order, or none."
+            )
     kinds = naming(family)
     with ExitStack() as stack:
         base_file = stack.enter_context(TensorFile(base))
@@ -181,6 +223,15 @@ def merge_files(
         caches = [stack.enter_context(TensorFile(path)) for path in svd] if svd else None
         for cache, expert in zip(caches or [], experts, strict=False):
             check_source(cache, [expert, *with_base])
+        fisher_files, gram_files = (
+            [stack.enter_context(TensorFile(path)) for path in paths or ()]
+            for paths in (fisher, gram)
+        )
+        for found in (fisher_files, gram_files):
+            for file, expert in zip(found, experts, strict=False):
+                check_source(file, [expert, base])
+        for file in fisher_files:
+            check_layout(file, Layout(base_file.path, source.shapes))
         sum_cache = stack.enter_context(TensorFile(summed)) if summed else None
         if sum_cache:
             check_source(sum_cache, [*experts, *with_base])
@@ -194,6 +245,8 @@ def merge_files(
             identities=source.identities() if "random" in merge.inputs else [],
             svd=caches,
             summed=sum_cache,
+            fisher=fisher_files,
+            gram=GramFiles(gram_files) if gram_files else None,
         )
         _say_what_is_too_small(material, merge)
         output: Output = (
@@ -206,7 +259,12 @@ def merge_files(
             material = replace(material, statistics=_survey(material, merge, threads))
         size, done = sum(math.prod(shape) for shape in source.shapes.values()), 0
         with output:
-            for key, tensor in merged_parameters(material, merge, output.keys, threads):
+            parts = (
+                merged_by_stage(material, merge, kinds, propagation, threads)
+                if propagation and merge.by_stage
+                else merged_parameters(material, merge, output.keys, threads)
+            )
+            for key, tensor in parts:
                 output.write(key, tensor)
                 done += math.prod(source.shapes[key])
                 progress(done, size)
@@ -256,6 +314,9 @@ def merged_parameters(
     def cost(group: Group) -> int:
         # Task vectors, and what a method makes of all of them: copies in float64, for instance.
         copies = 4 * len(material.source) if "deltas" in merge.inputs else 8
+        if {"gram", "propagated"} & merge.inputs and group.place.kind == "matrix":
+            # Gram matrices in float64: the sum, one task's, and what solving makes of them.
+            return 4 * copies * math.prod(group.place.shape) + 32 * max(group.place.shape) ** 2
         return 0 if merge.elementwise else 4 * copies * math.prod(group.place.shape)
 
     for key, parts in groupby(threads.map(work, groups(), cost), key=lambda part: part[0]):
@@ -266,6 +327,30 @@ def merged_parameters(
             tensors = [merged.view((*merged.shape[:-1], *material.places[key].shape))]
             del merged
         yield key, tensors.pop()
+
+
+def merged_by_stage(
+    material: Material, merge: Merge, kinds: Naming, propagation: Propagation, threads: Pool
+) -> Iterator[tuple[str, Tensor]]:
+    """Give the merged task vectors of all parameters, float32 on the CPU, stage by stage.
+
+    Before a stage is merged, what its linear maps are fed is measured for each task, in the task's
+    own stage behind the merged ones; after it, the examples pass the merged stage.
+    """
+    for stage, keys in enumerate(by_stage(kinds, sorted(material.places))):
+        groups = [Group(material, key) for key in keys]
+        measured = [
+            propagation.measure(stage, task, {g.place.key: g.base + g.delta(task) for g in groups})
+            for task in range(len(material.source))
+        ]
+        here = replace(material, propagated=MeasuredGrams(measured))
+        merged: dict[str, Tensor] = {}
+        for key, tensor in merged_parameters(here, merge, keys, threads):
+            merged[key] = tensor
+            yield key, tensor
+        propagation.advance(
+            stage, {g.place.key: g.base.cpu() + merged[g.place.key] for g in groups}
+        )
 
 
 def merge_group(group: Group, merge: Merge) -> Tensor:
@@ -310,6 +395,10 @@ def _spectrum(matrix: Tensor, summed: Summed | None) -> tuple[Tensor, Tensor, Te
 
 def _suits(method: Method, group: Group) -> bool:
     if method.grain == "stack" or (method.on == "matrices" and group.place.kind != "matrix"):
+        return False
+    if any(
+        getattr(group, name) is None for name in ("gram", "propagated") if name in method.inputs
+    ):
         return False
     return "svd" not in method.inputs or group.share > 0
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergeloom.io.tensors import TensorFile
+from mergeloom.io.tensors import TensorFile, check_finite
 from mergeloom.linalg.spectral import polar_and_nuclear_norm, truncated_svd
+from mergeloom.merging.grams import Gram, Grams
 from mergeloom.merging.method import Factors, Method
 from mergeloom.merging.pool import Pool
 from mergeloom.merging.randomness import BLOCK, Random
@@ -65,6 +66,8 @@ class Material:
     places : of every trained parameter, by name.
     svd : caches of each task's singular vectors, in the order of the task vectors.
     summed : cache of the singular value decomposition of their sum.
+    fisher : files of each task's Fisher information, in the order of the task vectors.
+    gram, propagated : Gram matrices of what linear maps are fed.
     statistics : what a method's survey found.
     """
 
@@ -75,6 +78,9 @@ class Material:
     identities: list[bytes]
     svd: Sequence[TensorFile] | None = None
     summed: TensorFile | None = None
+    fisher: Sequence[TensorFile] = ()
+    gram: Grams | None = None
+    propagated: Grams | None = None
     statistics: Any = None
 
 
@@ -128,6 +134,26 @@ class Group:
         values = self._material.source.base(self.place.key, self._start, self._stop)
         return self._on_device(values.view(self.shape))
 
+    @cached_property
+    def fisher(self) -> Tensor:
+        """Diagonal Fisher information of each task's model [T, *shape] or [T, n]."""
+        values = torch.empty(self.tasks, self._stop - self._start)
+        for file, row in zip(self._material.fisher, values, strict=True):
+            file.read_run(self.place.key, self._start, row)
+            if not row.sum().isfinite():
+                check_finite(file.read(self.place.key), file.path, self.place.key)
+        return self._on_device(values.view(self.tasks, *self.shape))
+
+    @property
+    def gram(self) -> Gram | None:
+        """Gram matrices of what a linear map is fed; None of what is none."""
+        return self._gram(self._material.gram)
+
+    @property
+    def propagated(self) -> Gram | None:
+        """The same, where the blocks before it are the merged ones."""
+        return self._gram(self._material.propagated)
+
     @property
     def random(self) -> Random:
         """Random numbers of these elements."""
@@ -170,6 +196,10 @@ class Group:
             return self.deltas[task]
         values = self._material.source.one(self.place.key, task)
         return self._on_device(values.view(self.shape))
+
+    def _gram(self, grams: Grams | None) -> Gram | None:
+        found = grams.get(self.place.key) if grams else None
+        return found and Gram(found.dim, lambda task: self._on_device(found.of(task)))
 
     @property
     def shape(self) -> tuple[int, ...]:

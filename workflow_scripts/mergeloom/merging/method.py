@@ -26,6 +26,9 @@ INPUTS = {
     "base": "Tensor [*shape], float32: the parameter before fine-tuning",
     "svd": "Factors: the leading k = ⌊min(m, n) / T⌋ singular triples of each task's matrix",
     "summed": "Summed: the sum with its SVD and polar factor, from a cache where there is one",
+    "fisher": "Tensor [T, *shape], float32: diagonal Fisher information of each task's model",
+    "gram": "Gram: of what this linear map is fed in each task's model",
+    "propagated": "Gram: the same, where the blocks before it are the merged ones",
     "random": "Random: numbers that belong to the seed, the task vector and the element",
     "place": "Place: name, shape, kind and depth of the parameter, and the model's linear maps",
     "tasks": "int: T",
@@ -82,6 +85,11 @@ class Method:
     inputs: tuple[str, ...]
     parameters: Mapping[str, Any]
     limits: Limits
+
+    @property
+    def by_stage(self) -> bool:
+        """Whether parameters must be merged in the order in which inputs pass through the model."""
+        return "propagated" in self.inputs
 
     @property
     def summary(self) -> str:

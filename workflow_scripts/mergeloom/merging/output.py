@@ -60,8 +60,9 @@ class MergedTaskVector:
         layout = {
             key: (torch.float32, (*lead, *shape)) for key, shape in material.source.shapes.items()
         }
-        # A method that works across layers does not give them in the file's order.
-        self._writer = TensorWriter(out, layout, metadata, elide_zeros=method.grain != "stack")
+        # A method that works across or along layers does not give them in the file's order.
+        in_order = method.grain != "stack" and not method.by_stage
+        self._writer = TensorWriter(out, layout, metadata, elide_zeros=in_order)
         self._path, self._size = Path(out), _bytes_of(layout)
         self.keys: Sequence[str] = self._writer.keys
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from mergeloom.errors import MergeloomError
 from mergeloom.models.naming import Naming
+from mergeloom.models.stages import Stage
 
 
 class Family(Naming, Protocol):
@@ -33,6 +34,10 @@ class Family(Naming, Protocol):
 
     def tower_weights(self, tower: Any) -> dict[str, Any]:
         """The tower's own tensors (not copies) under their keys in files."""
+        ...
+
+    def stages(self, tower: Any) -> Sequence[Stage]:
+        """The tower cut up: each stage applies the parameters of one entry of `by_stage`."""
         ...
 
     def logits(self, tower: Any, head: Any, images: Any) -> Any:

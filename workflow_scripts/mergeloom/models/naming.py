@@ -65,24 +65,19 @@ def places(naming: Naming, shapes: Mapping[str, Shape]) -> dict[str, Place]:
     kinds = {key: naming.kind(key, shape) for key, shape in shapes.items()}
     trained = [key for key in shapes if kinds[key] != "frozen"]
     found = {key: naming.block(key) for key in trained}
-    blocks = sorted({entry[0] for entry in found.values() if entry})
-    position = {block: index for index, block in enumerate(blocks)}
-
-    def where(key: str) -> int:
-        entry = found[key]
-        if entry:
-            return position[entry[0]]
-        return -1 if naming.is_input(key) else len(blocks)
+    before, *blocks, _ = by_stage(naming, trained)
+    position = {key: index for index, keys in enumerate(blocks) for key in keys}
+    where = dict.fromkeys(trained, len(blocks)) | dict.fromkeys(before, -1) | position
 
     def depth(key: str) -> float:
-        index = where(key)
+        index = where[key]
         if index == len(blocks):
             return 1.0
         return max(index, 0) / max(len(blocks) - 1, 1)
 
-    ordered = sorted(trained, key=lambda key: (where(key), naming.order(key)))
+    ordered = sorted(trained, key=lambda key: (where[key], naming.order(key)))
     atoms = tuple(k for k in ordered if kinds[k] == "matrix" or len(shapes[k]) == 4)
-    embeddings = tuple(k for k in atoms if where(k) < 0 and kinds[k] == "matrix")
+    embeddings = tuple(k for k in atoms if where[k] < 0 and kinds[k] == "matrix")
     return {
         key: Place(
             key=key,
@@ -95,6 +90,19 @@ def places(naming: Naming, shapes: Mapping[str, Shape]) -> dict[str, Place]:
         )
         for key in trained
     }
+
+
+def by_stage(naming: Naming, keys: Iterable[str]) -> list[list[str]]:
+    """Parameters before the first block, those of each block, and those behind the last one."""
+    before: list[str] = []
+    behind: list[str] = []
+    blocks: dict[Block, list[str]] = {}
+    for key in keys:
+        if entry := naming.block(key):
+            blocks.setdefault(entry[0], []).append(key)
+        else:
+            (before if naming.is_input(key) else behind).append(key)
+    return [before, *(blocks[block] for block in sorted(blocks)), behind]
 
 
 def natural(key: str) -> tuple[int | str, ...]:

@@ -1,0 +1,1 @@
+"""What data tell about a model: gradients of single examples, Fisher information, Gram matrices."""
