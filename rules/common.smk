@@ -236,7 +236,7 @@ def of_tasks(pattern):
 
 
 def files_of(task):
-    """Outputs of the rule that makes a task: shards, how many, class names, record."""
+    """What is made of a task, as outputs: shards, how many, class names, record."""
     folder, splits = f"<data>/{task}", made_shards(preset("tasks", task))
     return (
         {s: [f"{folder}/{s}/{i}.tar" for i in range(n)] for s, n in splits.items()}

@@ -348,6 +348,15 @@ def test_bytes_that_are_no_image_are_named(tmp_path):
         write(tmp_path, {"train": samples_of([encoded(pixels(1)[0]), b"<html>"], [0, 1])})
 
 
+def test_a_split_for_validation_is_made_where_the_source_has_one(folder):
+    assert made_shards({"source": {"folder": str(folder)}}) == {"train": 1, "test": 1}
+    shutil.copytree(folder / "test", folder / "val")
+    assert made_shards({"source": {"folder": str(folder)}}) == {"train": 1, "val": 1, "test": 1}
+    globs = {split: ["*"] for split in ("test", "val", "train")}
+    assert list(made_shards({"source": {"hub": "a/b", "files": globs}})) == ["train", "val", "test"]
+    assert made_shards({"source": "shards"}) == {}
+
+
 # Folders
 
 
