@@ -301,6 +301,13 @@ def shards_of(split, instead=None):
     return shards
 
 
+def may_overlap(wildcards):
+    """Whether the splits of a task may share images, by its preset or the configuration."""
+    task = wildcards.task
+    allowed = preset("tasks", task).get("allow_overlap", False)
+    return allowed or task in config["allow_overlap"]
+
+
 def record_of_splits(wildcards):
     """Which images a task trains and validates on; rendered splits are disjoint as they are drawn."""
     return (

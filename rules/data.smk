@@ -132,9 +132,7 @@ rule split_task:
         mem_mb=memory_of_stream,
     params:
         seed=config["data_seed"],
-        allow_overlap=lambda wildcards: preset("tasks", wildcards.task).get(
-            "allow_overlap", False
-        ),
+        allow_overlap=may_overlap,
         code=code("split_task.py"),
         env=env(("numpy", "pillow")),
     message:

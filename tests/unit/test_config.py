@@ -58,6 +58,12 @@ def test_an_unknown_name_in_the_configuration_lists_what_exists(kind, config, pr
         check_study(config, presets)
 
 
+def test_an_unknown_task_that_may_overlap_is_named(config, presets):
+    config["allow_overlap"] = ["nonsense"]
+    with pytest.raises(MergeloomError, match="unknown task 'nonsense'; config has: CIFAR10"):
+        check_study(config, presets)
+
+
 def test_a_benchmark_with_an_unknown_task_is_named(config, changed):
     changed["benchmarks"]["demo8"].append("mnits")
     with pytest.raises(MergeloomError, match=r"benchmark 'demo8': unknown task 'mnits'; .*mnist"):

@@ -43,6 +43,8 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
     for kind in ("encoders", "experts", "benchmarks", "mergers"):
         for name in config[kind]:
             choose(kind, presets[kind], name)
+    for name in config["allow_overlap"]:
+        choose("tasks", presets["tasks"], name)
 
     def refer(kind: str, name: str, where: str) -> None:
         try:

@@ -170,6 +170,6 @@ def _leak(
     lines.append(
         "A model that has seen the test images is measured on its memory: take another revision "
         "or split of the data set. If these splits are what you want, set `allow_overlap: true` in "
-        "the task's preset."
+        "the task's preset, or name the task under `allow_overlap` in the configuration."
     )
     return "\n".join(lines)
