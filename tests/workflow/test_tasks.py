@@ -205,7 +205,7 @@ def test_a_folder_that_is_not_there_is_one_clear_error(fresh):
     assert "Traceback (most recent call last)" not in done.stdout
 
 
-def test_a_leak_stops_the_run_unless_the_preset_allows_it(fresh):
+def test_a_leak_stops_the_run_unless_the_preset_or_the_configuration_allows_it(fresh):
     folder = fresh.folder / "pets"
     write_folder(folder)
     for path in sorted((folder / "train/blue").iterdir())[:3]:
@@ -218,8 +218,14 @@ def test_a_leak_stops_the_run_unless_the_preset_allows_it(fresh):
     assert "train/0.tar: sample s0000000.png = test/0.tar: sample s0000004.png" in done.stdout
     assert not (fresh.folder / "cache/pets/splits.json").exists()
     preset(fresh, "pets", {"folder": str(folder)}, allow_overlap=True)
-    fresh.run(target)
+    fresh.run("cache/pets/splits.json")
     assert json.loads(fresh.read("cache/pets/splits.json"))["overlap"][0]["images"] == [3, 3]
+    preset(fresh, "pets", {"folder": str(folder)})
+    (fresh.folder / "allowing.yaml").write_text(
+        fresh.read("tests/workflow/tiny.yaml") + "allow_overlap: [pets]\n"
+    )
+    assert "split_task" not in fresh.planned("cache/pets/splits.json", configfile="allowing.yaml")
+    fresh.run(target, configfile="allowing.yaml")
 
 
 def test_shards_without_validation_get_one_by_the_seed(fresh):
