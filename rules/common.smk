@@ -399,7 +399,7 @@ def of_merger(pattern):
     return lambda wildcards: (
         []
         if wildcards.merger in (ZEROSHOT, FINETUNED)
-        else expand(pattern, **wildcards)
+        else expand(pattern, **wildcards)[0]
     )
 
 

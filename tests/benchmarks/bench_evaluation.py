@@ -74,8 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--batch-size", type=int, default=48)
     arguments = parser.parse_args()
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the workflow does it
     with tempfile.TemporaryDirectory(prefix="bench_evaluation") as folder:
@@ -158,7 +158,7 @@ def table(folder: Path, device: str, precision: str, images: int, batch_size: in
     for _ in range(ROUNDS):
         passes = [(seconds(bare), seconds(lambda a=alpha: at(a))) for alpha in ALPHAS]  # type: ignore[misc]
         one, alphas = (sum(column) for column in zip(*passes, strict=True))
-        single = [(seconds(bare), seconds(evaluate)) for _ in range(3)]
+        single = [(seconds(bare), seconds(evaluate)) for _ in range(2)]
         runs.append((
             *(images / statistics.median(column) for column in zip(*single, strict=True)),
             one, alphas,
