@@ -33,13 +33,28 @@ def images(size: int, count: int = 1) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(7))
 
 
-def open_clip_model(architecture: dict, seed: int = 0) -> torch.nn.Module:
-    """A CLIP whose biases, norms and embeddings are random, too."""
-    torch.manual_seed(seed)
-    model = open_clip.model.CLIP(**architecture)
+def fill(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Give a model without memory random weights, biases and norms, faster than its own start."""
+    model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.visual.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0, 0.03, generator=generator)
+            if parameter.ndim == 1 and name.endswith("weight"):  # of a norm
+                parameter.add_(1)
+    return model.eval()
+
+
+def open_clip_model(architecture: dict, seed: int = 0, text: bool = True) -> torch.nn.Module:
+    """A CLIP, or one whose text tower takes no memory."""
+    torch.manual_seed(seed)
+    if text:
+        model = open_clip.model.CLIP(**architecture)
+        model.visual = model.visual.to("meta")
+    else:
+        with torch.device("meta"):
+            model = open_clip.model.CLIP(**architecture)
+    fill(model.visual, seed)
     return model.eval()
 
 
@@ -58,12 +73,13 @@ def transformers_config(architecture: dict) -> transformers.CLIPVisionConfig:
 
 
 def transformers_model(architecture: dict, kind: str, seed: int = 1) -> torch.nn.Module:
-    torch.manual_seed(seed)
-    model = getattr(transformers, kind)(transformers_config(architecture))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return model.eval()
+    with torch.device("meta"):
+        model = getattr(transformers, kind)(transformers_config(architecture))
+    fill(model, seed)
+    for name, buffer in model.named_buffers():
+        assert name.endswith("position_ids")
+        buffer.copy_(torch.arange(buffer.shape[-1]))
+    return model
 
 
 @dataclass
@@ -79,8 +95,9 @@ class Files:
         return self.folder / "base.safetensors"
 
 
-def write_base(folder: Path, architecture: dict) -> Files:
-    model = open_clip_model(architecture)
+def write_base(folder: Path, architecture: dict, text: bool = True) -> Files:
+    model = open_clip_model(architecture, text=text)
     files = Files(folder, architecture, model)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, files.base)
+    there = {k: v.contiguous() for k, v in model.state_dict().items() if not v.is_meta}
+    save_file(there, files.base)
     return files

@@ -72,7 +72,7 @@ def test_a_wrong_configuration_is_one_clear_error(fresh, change, message):
     [
         (f"{RESULTS}/tvs.json", "unknown merger 'tvs'; config has: breadcrumbs"),
         ("results/ViT-Tiny/finetuned/tniy/tsv.json", "unknown benchmark 'tniy'"),
-        ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: finetuned"),
+        ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: at_hand"),
         ("results/ViT/finetuned/tiny/tsv.json", "unknown encoder 'ViT'"),
         (
             "models/ViT-Tiny/finetuned/tiny_digit/checkpoint.safetensors",
