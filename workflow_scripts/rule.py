@@ -21,6 +21,7 @@ from mergeloom.provenance.record import SIDECAR, as_metadata, fingerprint, recor
 
 # Recorded in every artifact, whether or not this job's numbers depend on them.
 PACKAGES = ("torch", "numpy", "scipy", "tensorly", "safetensors", "open-clip-torch",
+            "transformers", "huggingface-hub",
             "lightning-fabric", "pillow", "matplotlib", "pandas", "scikit-learn")  # fmt: skip
 # Params that stand for code, software and the state of given files, not for configuration.
 DIGESTS = ("code", "env", "state")
