@@ -127,11 +127,7 @@ def test_a_wrong_published_figure_is_one_clear_error(fresh):
     [
         (f"{RESULTS}/tvs.json", "unknown merger 'tvs'; config has: breadcrumbs"),
         ("results/ViT-Tiny/finetuned/tniy/tsv.json", "unknown benchmark 'tniy'"),
-<<<<<<< HEAD
-        ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: conditions"),
-=======
         ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: at_hand"),
->>>>>>> h4-formats
         ("results/ViT/finetuned/tiny/tsv.json", "unknown encoder 'ViT'"),
         (f"{RESULTS}/confusion/tvs.json", "unknown merger 'tvs'; config has: breadcrumbs"),
         (f"{RESULTS}/corrupted/fog2/tsv.json", "unknown corruption 'fog'; there is: contrast"),

@@ -19,20 +19,12 @@ def image_encoder(workflow, task):
     """The state dict of an ImageEncoder as the papers' code saves it, leftovers included."""
     tower = load_file(workflow.folder / CHECKPOINT.format("finetuned", task))
     leftovers = {
-<<<<<<< HEAD
-        "model.logit_scale": torch.tensor(4.6),
-        "model.token_embedding.weight": torch.ones(9, 4),
-    }
-    content = io.BytesIO()
-    torch.save({f"model.{key}": value for key, value in tower.items()} | leftovers, content)
-=======
         "logit_scale": torch.tensor(4.6),
         "token_embedding.weight": torch.ones(9, 4),
     }
     content = io.BytesIO()
     state = tower | leftovers
     torch.save({f"model.{key}": value for key, value in state.items()}, content)
->>>>>>> h4-formats
     return content.getvalue()
 
 
