@@ -141,6 +141,14 @@ def memory(wildcards, input, attempt):
     return int((1500 + 3 * input.size_mb) * 1.5 ** (attempt - 1))
 
 
+def memory_of_model(wildcards, input, attempt):
+    """Megabytes for a job that uses a model beside torch; images stay where they are, mapped."""
+    weights = [f for f in input if f.startswith(f"{ROOTS['models']}/")]
+    return int(
+        (3000 + 6 * max(map(os.path.getsize, weights)) / 1e6) * 1.5 ** (attempt - 1)
+    )
+
+
 def memory_of_stream(wildcards, attempt):
     """Megabytes for a job that holds a few images at a time, and a line for each of a split's."""
     return int(2000 * 1.5 ** (attempt - 1))

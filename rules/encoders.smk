@@ -75,7 +75,7 @@ rule build_head:
     threads: config["threads"]["evaluate"]
     resources:
         gpu=1,
-        mem_mb=memory,
+        mem_mb=memory_of_model,
     params:
         encoder=at("encoders", "encoder"),
         threads=config["threads"]["evaluate"],

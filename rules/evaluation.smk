@@ -21,7 +21,7 @@ rule evaluate_finetuned:
     threads: config["threads"]["evaluate"]
     resources:
         gpu=1,
-        mem_mb=memory,
+        mem_mb=memory_of_model,
     params:
         encoder=at("encoders", "encoder"),
         tasks=tasks_of,
@@ -53,7 +53,7 @@ rule evaluate_zeroshot:
     threads: config["threads"]["evaluate"]
     resources:
         gpu=1,
-        mem_mb=memory,
+        mem_mb=memory_of_model,
     params:
         encoder=at("encoders", "encoder"),
         tasks=tasks_of,

@@ -17,7 +17,7 @@ rule import_checkpoint:
         "../envs/environment.yaml"
     resources:
         downloads=1,
-        mem_mb=memory,
+        mem_mb=memory_of_model,
     params:
         encoder=at("encoders", "encoder"),
         source=import_of,

@@ -22,7 +22,7 @@ rule export_model:
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=memory,
+        mem_mb=memory_of_model,
     params:
         encoder=at("encoders", "encoder"),
         tasks=tasks_of,

@@ -31,7 +31,7 @@ rule inspect_model:
     threads: config["threads"]["evaluate"]
     resources:
         gpu=1,
-        mem_mb=memory,
+        mem_mb=memory_of_model,
     params:
         encoder=at("encoders", "encoder"),
         tasks=tasks_of,

@@ -44,7 +44,7 @@ rule corrupt_images:
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=memory,
+        mem_mb=memory_of_stream,
     params:
         corruption="{corruption}",
         severity=severity_of,

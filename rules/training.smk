@@ -21,7 +21,7 @@ rule finetune_task:
     threads: config["threads"]["finetune"]
     resources:
         gpu=lambda wildcards: recipe_of(wildcards).get("devices", 1),
-        mem_mb=memory,
+        mem_mb=memory_of_model,
     params:
         encoder=at("encoders", "encoder"),
         recipe=recipe_of,
