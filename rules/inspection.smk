@@ -1,13 +1,6 @@
 # What a model predicts for what, and how sure it is: confusion matrices and reliability diagrams.
 
 
-def only(name, input_function):
-    """Input function: what another gives, for one merger alone."""
-    return lambda wildcards: (
-        input_function(wildcards) if wildcards.merger == name else []
-    )
-
-
 rule inspect_model:
     input:
         base="<models>/{encoder}/base.safetensors",

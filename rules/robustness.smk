@@ -4,34 +4,6 @@
 CORRUPTED = "{corruption}{severity}"
 
 
-@explained
-def severity_of(wildcards):
-    """Severity of a corruption, checked; its name is by the look-up of its code."""
-    return corruption_and_severity(wildcards.corruption + wildcards.severity)[1]
-
-
-def alpha_elsewhere(wildcards):
-    """Alpha of the merger's own result; the base has none to take."""
-    if wildcards.merger == ZEROSHOT:
-        return {"how": "fixed", "value": 0.0}
-    return {"how": "result"}
-
-
-@explained
-def merged_for_all(wildcards):
-    """The merged model, which must be one for all tasks; the base is evaluated without."""
-    if wildcards.merger == FINETUNED:
-        raise MergeloomError(
-            f"the fine-tuned models of {wildcards.benchmark} belong to its own tasks; those of "
-            f"{wildcards.other} are in {wildcards.encoder}/{wildcards.experts}/{wildcards.other}/"
-            f"{FINETUNED}.json"
-        )
-    method = preset("mergers", wildcards.merger)["method"]
-    if lookup("merger", method).options.get("per_task"):
-        raise MergeloomError(no_model_of_unseen_tasks(wildcards.merger))
-    return of_merger(MERGED)(wildcards)
-
-
 rule corrupt_images:
     input:
         test="<cache>/{task}/test_{size}px.safetensors",
