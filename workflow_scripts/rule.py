@@ -58,6 +58,7 @@ class Job:
         if device == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cudnn.allow_tf32 = False  # else convolutions in float32 are not
         return device
 
     @cached_property

@@ -11,6 +11,7 @@ from PIL import Image
 from mergeloom.data.decoded import decode, fit_to_square, normalise, open_images
 from mergeloom.data.shards import read_lines, read_shard, shard_paths, write_lines, write_shard
 from mergeloom.errors import MergeloomError
+from mergeloom.models.torchvision_cure import cure_torchvision
 
 
 @pytest.fixture
@@ -88,6 +89,25 @@ def test_any_image_becomes_a_square_of_its_centre(size):
     rows, columns = np.nonzero(square[..., 0] > 100)
     assert abs(rows.mean() - 15.5) <= 1
     assert abs(columns.mean() - 15.5) <= 1
+
+
+@pytest.mark.parametrize("target", [32, 224, 336])
+def test_a_square_image_is_scaled_whole_and_gets_no_border(target):
+    """107 × 107 is one of those whose sides a rounded factor makes too small."""
+    for size in (*range(53, 120), 153, 195, 277):
+        square = np.asarray(fit_to_square(Image.new("RGB", (size, size), (90, 90, 90)), target))
+        assert (square == 90).all(), size
+
+
+@pytest.mark.parametrize("size", [(500, 375), (333, 500), (181, 60), (71, 95)])
+def test_squares_are_those_of_torchvision(size):
+    cure_torchvision()
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    transform = Compose([Resize(224, InterpolationMode.BICUBIC), CenterCrop(224)])
+    np.testing.assert_array_equal(fit_to_square(image, 224), transform(image))
 
 
 @pytest.mark.parametrize("cut", [512, 1024, 1500, 5000])

@@ -32,9 +32,10 @@ def fit_to_square(image: Image.Image, size: int) -> Image.Image:
     width, height = image.size
     if (width, height) == (size, size):
         return image
-    scale = size / min(width, height)
     # torchvision's Resize rounds the longer side down; CenterCrop rounds its offset to even.
-    width, height = (size, int(height * scale)) if width <= height else (int(width * scale), size)
+    short, long = sorted((width, height))
+    long = size * long // short
+    width, height = (size, long) if width <= height else (long, size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))

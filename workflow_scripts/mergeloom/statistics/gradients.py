@@ -72,8 +72,10 @@ def cotangents_of_fisher(logits: Tensor, negligible: float = 1e-3) -> tuple[Tens
     others = p.square().sum(1, keepdim=True) - p.square()
     rest = (p.sum(1, keepdim=True) - p).clamp_min(0)
     weight = (p * (rest.square() + others.clamp_min(0))).double().flatten()
-    order = weight.argsort()
-    kept = order[weight[order].cumsum(0) > negligible * weight.sum()].sort().values
+    # On the CPU, where sums and the order of equal weights are the same on every run.
+    least = weight.cpu().sort(stable=True)
+    kept = least.indices[least.values.cumsum(0) > negligible * least.values.sum()]
+    kept = kept.sort().values.to(p.device)
     rows, labels = kept // classes, kept % classes
     vectors = -p[rows]
     vectors[torch.arange(len(rows), device=p.device), labels] = rest[rows, labels]

@@ -16,6 +16,7 @@ from mergeloom.models.family import Family, get_family
 from mergeloom.models.naming import Place, places
 from mergeloom.models.weights import read_tower
 from mergeloom.training.loop import COLUMNS, fit, generator
+from mergeloom.training.reading import ReadAhead
 from mergeloom.training.recipe import Recipe
 from mergeloom.training.registry import get_part
 
@@ -80,6 +81,7 @@ def finetune(
     module = Classifier(family, tower, head_weight).to(device)
     images, held_out = open_images(train), open_images(val)
 
+    reader = ReadAhead(images, device)
     augmentation = get_part("augmentation", plan.augmentation)
     options = plan.parameters["augmentation"]
 
@@ -89,9 +91,7 @@ def finetune(
         draws = torch.rand(
             len(indices), augmentation.draws, generator=generator(seed, 0, step), dtype=torch.double
         )
-        shown = indices[part]
-        labels = images.labels[shown].to(device)
-        pixels = images.images[shown].to(device)
+        pixels, labels = reader.take(indices, part)
         pixels = augmentation.function(pixels, draws[part], **options)
         logits = model(normalise(pixels, image["mean"], image["std"]))
         return cross_entropy(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
@@ -115,6 +115,7 @@ def finetune(
         fingerprint=fingerprint,
         title=title,
         places=places_of(family, module),
+        announce=reader.announce,
     )
     if rows is None:
         return

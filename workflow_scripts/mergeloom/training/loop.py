@@ -65,6 +65,7 @@ def fit(
     fingerprint: str,
     title: str,
     places: Mapping[str, Place] | None = None,
+    announce: Callable[[Tensor, slice], None] | None = None,
 ) -> list[dict[str, float]] | None:
     """Train `module` in place.
 
@@ -81,6 +82,8 @@ def fit(
     fingerprint : of everything that the run depends on; a state of another run is not resumed.
     places : where parameters are in the model, by their names in `module`, for optimisers that
         treat matrices apart.
+    announce : told the indices of the next batch, and this device's share of them, while one is
+        computed; `batch_loss` then gets the same tensor.
 
     Returns
     -------
@@ -130,17 +133,12 @@ def fit(
         stride = fabric.world_size * recipe.accumulate
         starts = range(fabric.global_rank, stride, fabric.world_size)
 
-        def backward(indices: Tensor, epoch: int, step: int) -> Tensor:
+        def backward(indices: Tensor, step: int) -> Tensor:
             """Add up the gradient of a batch; this device's part of loss and correct answers."""
             sums = []
             for start in starts:
                 with fabric.no_backward_sync(wrapped, enabled=start != starts[-1]):
                     loss, hits = batch_loss(wrapped, indices, slice(start, None, stride), step)
-                    if not torch.isfinite(loss):
-                        raise MergeloomError(
-                            f"{title}: the loss is {loss.item()} at step {step} (epoch {epoch}); "
-                            f"lower the recipe's lr ({recipe.lr:g}) or {clip}"
-                        )
                     mean = loss / recipe.accumulate
                     fabric.backward(mean)
                 sums.append(
@@ -152,13 +150,22 @@ def fit(
         while step < total:
             epoch = step // per_epoch + 1
             order = torch.randperm(examples, generator=generator(seed, epoch))
+            batches = iter(order[: per_epoch * recipe.batch_size].split(recipe.batch_size))
+            following = next(batches)
             losses, correct, seen = 0.0, 0.0, 0
             while step < total and step < epoch * per_epoch:
-                start = (step - (epoch - 1) * per_epoch) * recipe.batch_size
-                indices = order[start : start + recipe.batch_size]
+                indices, following = following, next(batches, following)
+                if announce and following is not indices:
+                    announce(following, slice(fabric.global_rank, None, fabric.world_size))
                 for group in optimizer.param_groups:
                     group["lr"] = rate(group["initial_lr"], step)
-                sums = backward(indices, epoch, step)
+                # On several devices all see that one of them fails, and none waits for it.
+                mean_loss, mean_hits = fabric.all_reduce(backward(indices, step), reduce_op="mean")
+                if not torch.isfinite(mean_loss):
+                    raise MergeloomError(
+                        f"{title}: the loss is {float(mean_loss) / len(indices)} at step {step} "
+                        f"(epoch {epoch}); lower the recipe's lr ({recipe.lr:g}) or {clip}"
+                    )
                 norm = fabric.clip_gradients(
                     wrapped,
                     wrapped_optimizer,
@@ -175,7 +182,6 @@ def fit(
                 wrapped_optimizer.zero_grad()
                 if average:
                     average.update()
-                mean_loss, mean_hits = fabric.all_reduce(sums, reduce_op="mean")
                 losses, correct = losses + float(mean_loss), correct + float(mean_hits)
                 seen += len(indices)
                 step += 1

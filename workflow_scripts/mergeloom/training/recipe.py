@@ -35,7 +35,7 @@ class Recipe:
     ema : decay of the exponential moving average of the weights; what is validated and written is
         then the average. It starts at the weights before training and is not debiased.
     precision : `auto` (bfloat16 where the GPU has it, else float16 on a GPU, float32 on a CPU), or
-        any precision of Lightning Fabric.
+        `32-true`, `bf16-mixed`, `16-mixed`: weights are float32 in any.
     devices, strategy : Lightning Fabric's; the batch is divided among the devices.
     optimizer, schedule, augmentation : names of `mergeloom.training.registry`.
     parameters : of these three, by kind.
