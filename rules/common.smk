@@ -96,6 +96,18 @@ def at(kind, wildcard):
     return lambda wildcards: preset(kind, getattr(wildcards, wildcard))
 
 
+def model_of(wildcards):
+    """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
+    encoder = preset("encoders", wildcards.encoder)
+    return {key: encoder[key] for key in ("family", "architecture", "image")}
+
+
+def model_and_weights(wildcards):
+    """The same, and where the weights of its base come from."""
+    weights = preset("encoders", wildcards.encoder)["weights"]
+    return {**model_of(wildcards), "weights": weights}
+
+
 def code(script, **registry):
     """Params function: digest of all code that a script can run.
 
@@ -352,6 +364,12 @@ def alpha_of(wildcards):
     )
 
 
+def gives_one_per_task(wildcards):
+    """Whether this merger gives one model per task."""
+    method = preset("mergers", wildcards.merger)["method"]
+    return bool(lookup("merger", method).options.get("per_task"))
+
+
 def needs(wildcards, what):
     """Whether the functions of this merger take an input."""
     return what in inputs_of(preset("mergers", wildcards.merger))
@@ -416,8 +434,7 @@ def published_figures(wildcards):
     known = lookup_published(
         PUBLISHED_FIGURES, wildcards.encoder, wildcards.benchmark, wildcards.experts
     )
-    shown = [ZEROSHOT, *config["mergers"], FINETUNED]
-    return [known[merger]._asdict() for merger in shown if merger in known]
+    return [known[merger]._asdict() for merger in ALL_ROWS if merger in known]
 
 
 def only(name, input_function):
@@ -449,8 +466,7 @@ def merged_for_all(wildcards):
             f"{wildcards.other} are in {wildcards.encoder}/{wildcards.experts}/{wildcards.other}/"
             f"{FINETUNED}.json"
         )
-    method = preset("mergers", wildcards.merger)["method"]
-    if lookup("merger", method).options.get("per_task"):
+    if gives_one_per_task(wildcards):
         raise MergeloomError(no_model_of_unseen_tasks(wildcards.merger))
     return of_merger(MERGED)(wildcards)
 
@@ -525,15 +541,12 @@ def given_checkpoint(wildcards):
 @explained
 def one_merged_model(wildcards):
     """The merged task vector of a merger that gives one model, and not one per task."""
-    method = preset("mergers", wildcards.merger)["method"]
-    if lookup("merger", method).options.get("per_task") or wildcards.merger == ZEROSHOT:
+    if wildcards.merger in (ZEROSHOT, FINETUNED) or gives_one_per_task(wildcards):
         raise MergeloomError(
-            f"merger {wildcards.merger!r} gives no single merged model, so there is none to export"
+            f"merger {wildcards.merger!r} gives no single merged model, so there is none to export; "
+            "`mergeloom convert` exports any checkpoint"
         )
-    return expand(
-        "<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
-        **wildcards,
-    )[0]
+    return expand(MERGED, **wildcards)[0]
 
 
 def of_pretraining_tasks(pattern):

@@ -22,7 +22,7 @@ rule pretrain_encoder:
         gpu=1,
         mem_mb=memory,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_and_weights,
         recipe=lambda wildcards: preset("recipes", pretraining_recipe(wildcards)),
         seed=config["seed"],
         threads=config["threads"]["pretrain"],
@@ -50,7 +50,7 @@ rule fetch_encoder:
     resources:
         mem_mb=8000,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_and_weights,
         code=code("fetch_encoder.py", family="{encoder}"),
         env=env(NUMBERS),
     message:
@@ -77,7 +77,7 @@ rule build_head:
         gpu=1,
         mem_mb=memory_of_model,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         threads=config["threads"]["evaluate"],
         code=code("build_head.py", family="{encoder}"),
         env=env(NUMBERS),

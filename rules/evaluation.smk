@@ -23,7 +23,7 @@ rule evaluate_finetuned:
         gpu=1,
         mem_mb=memory_of_model,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         tasks=tasks_of,
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
@@ -55,7 +55,7 @@ rule evaluate_zeroshot:
         gpu=1,
         mem_mb=memory_of_model,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         tasks=tasks_of,
         merger=lambda wildcards: preset("mergers", ZEROSHOT),
         alpha={"how": "fixed", "value": 0.0},
@@ -86,7 +86,7 @@ use rule evaluate_zeroshot as evaluate_merged with:
     wildcard_constraints:
         merger=rf"(?!(?:{ZEROSHOT}|{FINETUNED})\.json){NAME}",
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         tasks=tasks_of,
         merger=at("mergers", "merger"),
         alpha=alpha_of,

@@ -19,7 +19,7 @@ rule import_checkpoint:
         downloads=1,
         mem_mb=memory_of_model,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         source=import_of,
         origin=origin_of,
         code=code("import_checkpoint.py", family="{encoder}"),

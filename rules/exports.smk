@@ -24,7 +24,7 @@ rule export_model:
     resources:
         mem_mb=memory_of_model,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         tasks=tasks_of,
         code=code("export_model.py", family="{encoder}"),
         env=env((*NUMBERS, "transformers")),

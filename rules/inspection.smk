@@ -26,7 +26,7 @@ rule inspect_model:
         gpu=1,
         mem_mb=memory_of_model,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         tasks=tasks_of,
         batch_size=config["evaluation"]["batch_size"],
         precision=config["evaluation"]["precision"],

@@ -66,7 +66,7 @@ rule merge_by_stage:
         gpu=1,
         mem_mb=memory_of_propagation,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         method=lambda wildcards: preset("mergers", wildcards.merger)["method"],
         parameters=lambda wildcards: preset("mergers", wildcards.merger).get(
             "parameters", {}

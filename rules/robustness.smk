@@ -44,7 +44,7 @@ use rule evaluate_finetuned as evaluate_finetuned_on_corrupted with:
     benchmark:
         f"<benchmarks>/results/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.jsonl"
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         tasks=tasks_of,
         evaluated_on=lambda wildcards: {
             "corruption": wildcards.corruption,
@@ -75,7 +75,7 @@ use rule evaluate_zeroshot as evaluate_on_corrupted with:
     wildcard_constraints:
         merger=rf"(?!{FINETUNED}\.json){NAME}",
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         tasks=tasks_of,
         merger=at("mergers", "merger"),
         alpha=alpha_elsewhere,
@@ -106,7 +106,7 @@ use rule evaluate_zeroshot as evaluate_on_other_tasks with:
     benchmark:
         f"<benchmarks>/results/{STUDY}/on/{{other}}/{{merger}}.jsonl"
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         tasks=lambda wildcards: tasks_of(wildcards, "other"),
         merger=at("mergers", "merger"),
         alpha=alpha_elsewhere,

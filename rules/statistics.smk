@@ -21,7 +21,7 @@ rule estimate_fisher:
         gpu=1,
         mem_mb=memory_of_statistics,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         examples=config["statistics"]["examples"],
         seed=config["data_seed"],
         batch_size=config["evaluation"]["batch_size"],
@@ -52,7 +52,7 @@ rule collect_grams:
         gpu=1,
         mem_mb=memory_of_statistics,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         examples=config["statistics"]["examples"],
         seed=config["data_seed"],
         batch_size=config["evaluation"]["batch_size"],

@@ -23,7 +23,7 @@ rule finetune_task:
         gpu=lambda wildcards: recipe_of(wildcards).get("devices", 1),
         mem_mb=memory_of_model,
     params:
-        encoder=at("encoders", "encoder"),
+        encoder=model_of,
         recipe=recipe_of,
         seed=seed_of,
         batch_size=config["evaluation"]["batch_size"],

@@ -162,6 +162,19 @@ def test_alpha_zero_is_the_base(benchmark, files, finetuned):
     assert base["tasks"]["b"]["n"] == 20
 
 
+def test_an_expert_that_is_worse_than_the_base_is_named(benchmark, files, finetuned, caplog):
+    """Everything is normalised by it: it would decide alpha."""
+    fixed = {"how": "fixed", "value": 0.0}
+    merged(benchmark, files, finetuned, fixed, path=None)
+    assert not caplog.records
+    finetuned["tasks"]["b"]["accuracy"] = 0.05
+    merged(benchmark, files, finetuned, fixed, path=None)
+    (warning,) = [entry for entry in caplog.records if entry.levelname == "WARNING"]
+    assert warning.getMessage().startswith(
+        "b: the fine-tuned model (0.050) is worse than the base (0.250) on its own task"
+    )
+
+
 def test_the_search_takes_the_best_validation_value_and_the_smallest_of_equals(
     benchmark, files, finetuned
 ):

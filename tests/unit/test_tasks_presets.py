@@ -90,7 +90,7 @@ def test_benchmarks_have_their_sizes_and_contain_each_other(benchmarks):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("{hub: birds, revision: main, files: {train: [a], test: [b]}}", "source"),
+        ("{hub: a/b/birds, revision: main, files: {train: [a], test: [b]}}", "source"),
         ("{hub: a/birds, revision: main, files: {train: [a]}}", "source"),
         ("{hub: a/birds, revision: main, files: {train: [a], test: [b]}, format: zip}", "source"),
         ("{folder: /birds, split: train}", "source"),

@@ -203,6 +203,8 @@ def evaluate_merged(
     if alpha["how"] == "search":
         alpha = search_alpha(alpha, lambda value: scores(value, ["val"])["val"])
     found = scores(alpha["value"], benchmark.splits)
+    if merged is None:
+        _warn_of_strangers(found["test"])
     log.info(
         "alpha %g (%s): average accuracy %.4f",
         alpha["value"],
@@ -229,6 +231,23 @@ def evaluate_merged(
 
 def _study(names: Mapping[str, str]) -> dict[str, str]:
     return {key: names[key] for key in ("encoder", "experts", "benchmark")}
+
+
+def _warn_of_strangers(scores: Scores) -> None:
+    """Name experts that are worse on their own task than the base that they were tuned from.
+
+    Everything is normalised by them, and alpha is chosen by that: one such task can decide it.
+    """
+    for task, score in scores.items():
+        if score["normalized_accuracy"] > 1:
+            best = score["accuracy"] / score["normalized_accuracy"]
+            log.warning(
+                "%s: the fine-tuned model (%.3f) is worse than the base (%.3f) on its own task. Is "
+                "it of this task, with these classes, in this order, of images like these?",
+                task,
+                best,
+                score["accuracy"],
+            )
 
 
 def _check_precision(benchmark: Benchmark, finetuned: Mapping[str, Any]) -> None:
