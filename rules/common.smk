@@ -412,12 +412,16 @@ def of_merger(pattern):
 
 
 def published_figures(wildcards):
-    """The published averages of this study's mergers, as mappings."""
+    """The published figures of this study's mergers, as mappings."""
     known = lookup_published(
         PUBLISHED_FIGURES, wildcards.encoder, wildcards.benchmark, wildcards.experts
     )
     shown = [ZEROSHOT, *config["mergers"], FINETUNED]
-    return [known[merger]._asdict() for merger in shown if merger in known]
+    return [
+        figure._asdict()
+        for merger in dict.fromkeys(shown)
+        for figure in known.get(merger, {}).values()
+    ]
 
 
 def only(name, input_function):
