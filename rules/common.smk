@@ -430,11 +430,15 @@ def of_merger(pattern):
 
 
 def published_figures(wildcards):
-    """The published averages of this study's mergers, as mappings."""
+    """The published figures of this study's mergers, as mappings."""
     known = lookup_published(
         PUBLISHED_FIGURES, wildcards.encoder, wildcards.benchmark, wildcards.experts
     )
-    return [known[merger]._asdict() for merger in ALL_ROWS if merger in known]
+    return [
+        figure._asdict()
+        for merger in ALL_ROWS
+        for figure in known.get(merger, {}).values()
+    ]
 
 
 def only(name, input_function):

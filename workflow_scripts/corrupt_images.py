@@ -12,4 +12,6 @@ with job(snakemake) as j:
         (corrupt(image.numpy(), j.params.corruption, j.params.severity, j.seed, index), int(label))
         for index, (image, label) in enumerate(zip(clean.images, clean.labels, strict=True))
     )
-    write_images(Path(j.output.images), images, len(clean), j.params.size, j.metadata())
+    write_images(
+        Path(j.output.images), images, len(clean), j.params.size, j.metadata(), str(j.input.test)
+    )

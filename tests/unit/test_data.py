@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mergeloom.data.decoded import decode, fit_to_square, normalise, open_images
+from mergeloom.data.decoded import decode, fit_to_square, normalise, open_images, write_images
 from mergeloom.data.shards import read_lines, read_shard, shard_paths, write_lines, write_shard
 from mergeloom.errors import MergeloomError
 from mergeloom.models.torchvision_cure import cure_torchvision
@@ -169,6 +169,40 @@ def test_a_failed_decode_leaves_nothing(shard, tmp_path):
         decode([shard], 3, 32, out, {})
     assert not out.exists()
     assert not out.parent.exists() or list(out.parent.iterdir()) == []
+
+
+def write_pictures(out, given, counted):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    write_images(out, ((picture, n) for n in range(given)), counted, 4, {}, "data/birds/test")
+
+
+@pytest.mark.parametrize("given", [0, 2, 4])
+def test_another_number_of_images_than_counted_is_refused_and_leaves_nothing(given, tmp_path):
+    out = tmp_path / "x.safetensors"
+    with pytest.raises(MergeloomError, match=rf"data/birds/test: gave {given} images where 3 "):
+        write_pictures(out, given, 3)
+    assert list(tmp_path.iterdir()) == []
+    write_pictures(out, 3, 3)
+    assert open_images(out).labels.tolist() == [0, 1, 2]
+
+
+def test_labels_that_belong_to_no_image_are_an_error_that_names_the_shards(shard, tmp_path):
+    with tarfile.open(shard, "a") as tar:
+        tar.addfile(tarfile.TarInfo("s0000005.other.cls"), io.BytesIO())
+    with pytest.raises(MergeloomError, match=r"task/train: gave 6 images where 7 were counted"):
+        decode([shard], 3, 32, tmp_path / "x.safetensors", {})
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_suffixes_in_capitals_count(shard, tmp_path, images):
+    with tarfile.open(shard) as tar:
+        members = [(m, tar.extractfile(m).read()) for m in tar]
+    with tarfile.open(shard, "w") as tar:
+        for member, content in members:
+            member.name = member.name.replace(".cls", ".CLS")
+            tar.addfile(member, io.BytesIO(content))
+    decode([shard], 3, 32, tmp_path / "x.safetensors", {})
+    np.testing.assert_array_equal(open_images(tmp_path / "x.safetensors").images, images)
 
 
 def test_missing_and_empty_class_names_are_errors(tmp_path):

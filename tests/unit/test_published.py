@@ -17,6 +17,8 @@ from mergeloom.report.published import AVERAGES, Figure, lookup, read_published
 from mergeloom.report.tables import markdown, read_csv, summary, tasks_of, write_csv
 
 CONFIG = Path(__file__).parents[2] / "config"
+# The benchmark that a family has fine-tuned accuracies of.
+TWENTY = {"tall_drive": "N20-stored", "crisostomi": "N20-11way", "tanganke": "N20-letters"}
 
 
 @pytest.fixture(scope="module")
@@ -54,28 +56,30 @@ def test_averages_are_the_mean_of_the_accuracies_of_their_tasks(figures, single_
 def test_normalized_averages_are_means_of_the_accuracy_over_that_of_the_fine_tuned_model(
     figures, single_tasks
 ):
+    def best_of(figure):
+        return single_tasks["finetuned", figure.encoder, TWENTY[figure.experts], figure.experts]
+
     normalized = [f for f in averages_of_papers(figures, single_tasks) if f.normalized_accuracy]
     assert len(normalized) > 10
     for figure in normalized:
-        best = single_tasks["finetuned", figure.encoder, "N20", figure.experts]
+        best = best_of(figure)
         values = single_tasks[figure[:4]]
         ratios = [single.accuracy / best[task].accuracy for task, single in values.items()]
         assert np.mean(ratios) == pytest.approx(figure.normalized_accuracy, abs=1.6e-4), figure
     for values in single_tasks.values():
         for task, single in values.items():
             if single.normalized_accuracy:
-                best = single_tasks["finetuned", single.encoder, "N20", single.experts]
-                ratio = single.accuracy / best[task].accuracy
+                ratio = single.accuracy / best_of(single)[task].accuracy
                 assert ratio == pytest.approx(single.normalized_accuracy, abs=2e-4), single
 
 
 def test_the_leak_of_dtd_is_in_the_drive_family_alone(single_tasks):
-    def of_dtd(experts, benchmark="N20"):
-        return single_tasks["finetuned", "ViT-B-32", benchmark, experts]["DTD"].accuracy
+    def of_dtd(experts):
+        return single_tasks["finetuned", "ViT-B-32", TWENTY[experts], experts]["DTD"].accuracy
 
     assert of_dtd("tall_drive") > 0.97
     assert of_dtd("crisostomi") < 0.8
-    assert of_dtd("tanganke", "N20-letters") < 0.8
+    assert of_dtd("tanganke") < 0.8
 
 
 def test_every_benchmark_encoder_and_task_of_a_figure_exists(figures):
@@ -85,6 +89,7 @@ def test_every_benchmark_encoder_and_task_of_a_figure_exists(figures):
     }
     for figure in figures:
         assert figure.encoder in known["encoders"]
+        assert figure.benchmark in known["benchmarks"]
         assert not figure.task or figure.task in known["benchmarks"][figure.benchmark]
 
 
@@ -94,7 +99,8 @@ def test_the_family_with_the_leak_has_the_name_of_no_collection_that_ships():
 
 
 def test_a_figure_is_looked_up_as_the_paper_prints_it(figures):
-    known = lookup(figures, "ViT-B-32", "N8", "tall_drive")
+    found = lookup(figures, "ViT-B-32", "N8", "tall_drive")
+    known = {merger: by_task[""] for merger, by_task in found.items()}
     assert known["tsv"].accuracy == 0.8586
     assert known["tsv"].normalized_accuracy == 0.9231
     assert "2412.00081" in known["tsv"].source
@@ -103,6 +109,22 @@ def test_a_figure_is_looked_up_as_the_paper_prints_it(figures):
     assert known["tsv_c"].per_task
     assert not known["tsv"].per_task
     assert lookup(figures, "ViT-B-32", "N8", "finetuned") == {}
+
+
+def test_the_figures_of_single_tasks_are_looked_up_with_their_average(figures):
+    known = lookup(figures, "ViT-B-32", "N20-letters", "tanganke")["tsv_at_1"]
+    assert len(known) == 21
+    assert known[""].accuracy == 0.7323
+    assert known["KMNIST-kana"].benchmark == "N20-letters"
+
+
+def test_another_estimator_of_the_fisher_information_stands_beside_no_merger(figures):
+    mergers = load_presets("mergers", [CONFIG], schema_named(CONFIG / "schema", "mergers"))
+    known = lookup(figures, "ViT-B-32", "N8", "tanganke")
+    assert known["fisher_of_batches"][""].accuracy == 0.706
+    assert "regmean" in mergers
+    assert "fisher_of_batches" not in mergers
+    assert "fisher" not in known
 
 
 # Wrong files
@@ -191,6 +213,26 @@ def test_a_published_average_stands_before_the_tasks_with_its_source(tmp_path):
     assert list(again["published_source"]) == list(frame["published_source"])
 
 
+def test_a_published_accuracy_of_a_task_stands_in_the_csv_alone(tmp_path):
+    single = figure("tsv", 0.25, 0.3, task="digits")
+    plain, given = summary(study(), published=OURS), summary(study(), published=[*OURS, single])
+    place = list(given.columns).index("digits_published")
+    assert list(given.columns[place - 2 : place]) == ["digits", "digits_normalized"]
+    assert list(given.drop(columns="digits_published").columns) == list(plain.columns)
+    rows = given.set_index("merger")["digits_published"]
+    assert rows.dropna().to_dict() == {"tsv": 0.25}
+    assert tasks_of(given) == tasks_of(plain)
+    assert markdown(given) == markdown(plain)
+    for name, frame in (("plain", plain), ("given", given)):
+        style.save(bars(frame), tmp_path / f"{name}.svg")
+    assert (tmp_path / "plain.svg").read_bytes() == (tmp_path / "given.svg").read_bytes()
+
+
+def test_a_published_accuracy_of_a_task_needs_no_average():
+    frame = summary(study(), published=[figure("tsv", 0.25, task="digits")])
+    assert [column for column in frame.columns if "published" in column] == ["digits_published"]
+
+
 def test_markdown_puts_published_averages_beside_ours_and_names_their_sources():
     lines = markdown(summary(study(), published=OURS)).splitlines()
     assert lines[0] == "| merger | α | average | published | digits | house_numbers | signs |"
@@ -209,9 +251,10 @@ def test_markdown_puts_published_averages_beside_ours_and_names_their_sources():
         figure("tsv", encoder="ViT-B-32"),
         figure("tsv", benchmark="N8"),
         figure("tsv_at_1"),
-        figure("tsv", task="digits"),
+        figure("tsv", experts="crisostomi", task="digits"),
+        figure("tsv", task="letters"),
     ],
-    ids=["family", "encoder", "benchmark", "merger", "task"],
+    ids=["family", "encoder", "benchmark", "merger", "task of another family", "task"],
 )
 def test_a_figure_of_another_family_encoder_benchmark_or_merger_never_shows(other, tmp_path):
     plain, given = summary(study()), summary(study(), published=[other])

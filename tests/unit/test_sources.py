@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import tarfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pictures import encoded, parquet, pixels, shard
+from PIL import Image
 
 from mergeloom.data import hub_task, shards
 from mergeloom.data.hub_task import HubTask
@@ -156,6 +158,29 @@ def test_what_the_data_set_records_of_its_classes_is_held_against_the_preset():
         numbering.check_recorded(["dog", "cat", "tree frog"], "f")
 
 
+@pytest.mark.parametrize(
+    ("names", "recorded", "words"),
+    [
+        (["cat", "dog"], ["Dog", "Cat"], r"label 0 is 'Dog', but 'cat' .*has 'dog' as label 1"),
+        (["cat", "tree frog"], ["feline", "CAT."], r"label 1 is 'CAT\.', but .*'cat' as label 0"),
+        (["お", "き"], ["き", "お"], r"label 0 is 'き', but 'お'"),
+        (["+", "-"], ["-", "+"], r"label 0 is '-', but '\+'"),
+    ],
+)
+def test_a_class_at_another_place_is_refused_however_it_is_spelt(names, recorded, words):
+    with pytest.raises(MergeloomError, match=words):
+        Numbering(names, None, "t").check_recorded(recorded, "f")
+
+
+def test_class_names_that_cannot_be_compared_are_logged_once(caplog):
+    numbering = Numbering(NAMES, None, "t")
+    for file in ("f", "g"):
+        numbering.check_recorded(["feline", "Dog", "hyla"], file)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("f: 2 of 3 class names are not in the preset's")
+    assert record.getMessage().endswith("feline, hyla")
+
+
 # The hub, whose client is tested with the workflow: here files come from a folder like its cache.
 
 
@@ -217,6 +242,13 @@ def test_a_star_stays_in_its_folder_and_two_do_not(hub, pattern, matches):
     task = HubTask(source(files={"train": [pattern]}), NAMES)
     assert len(list(task.samples("train"))) == 3 * len(matches)
     assert {name.split("/", 2)[2] for name in task.downloads} == matches
+
+
+def test_a_file_that_two_patterns_match_is_read_once(hub):
+    images = [encoded(picture) for picture in pixels(3)]
+    hub({"data/train-0.parquet": parquet(images, [0, 1, 2])})
+    given = source(files={"train": ["data/*.parquet", "**/train-*.parquet"]})
+    assert [sample.image for sample in HubTask(given, NAMES).samples("train")] == images
 
 
 def test_a_pattern_without_a_file_lists_what_there_is(hub):
@@ -346,6 +378,27 @@ def test_a_wrong_count_leaves_nothing(tmp_path, numbers, count, message):
 def test_bytes_that_are_no_image_are_named(tmp_path):
     with pytest.raises(MergeloomError, match=r"row 1: is no image"):
         write(tmp_path, {"train": samples_of([encoded(pixels(1)[0]), b"<html>"], [0, 1])})
+
+
+@pytest.mark.parametrize(
+    "error", [Image.DecompressionBombError, struct.error, EOFError], ids=lambda e: e.__name__
+)
+def test_whatever_pillow_raises_on_an_image_the_sample_is_named(error, tmp_path, monkeypatch):
+    def refuse(file):
+        raise error("as large as a house")
+
+    monkeypatch.setattr(shards.Image, "open", refuse)
+    with pytest.raises(MergeloomError, match=r"row 0: is no image: as large as a house"):
+        write(tmp_path, {"train": samples_of([b"x"], [0])})
+    with pytest.raises(MergeloomError, match=r"row 0: the image does not decode: as large"):
+        shards.decode_image(next(iter(samples_of([b"x"], [0]))))
+
+
+def test_a_picture_too_large_to_be_meant_so_is_named(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    sample = next(iter(samples_of([encoded(pixels(1, size=(20, 20))[0])], [0])))
+    with pytest.raises(MergeloomError, match=r"row 0: the image does not decode: .*400 pixels"):
+        shards.decode_image(sample)
 
 
 def test_a_split_for_validation_is_made_where_the_source_has_one(folder):

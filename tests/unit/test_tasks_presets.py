@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mergeloom.config.presets import load_presets, schema_named
+from mergeloom.config.study import resolve_import
 from mergeloom.errors import MergeloomError
 from mergeloom.report.published import read_published
 
@@ -15,6 +16,7 @@ CLASSES = {
     "DTD": 47, "Flowers102": 102, "PCAM": 2, "FER2013": 7, "OxfordIIITPet": 37, "STL10": 10,
     "CIFAR100": 100, "CIFAR10": 10, "Food101": 101, "FashionMNIST": 10, "EMNIST": 10, "KMNIST": 10,
     "RenderedSST2": 2, "EMNIST-letters": 26, "CIFAR10-11way": 11, "STL10-11way": 11,
+    "EMNIST-stored": 10, "KMNIST-kana": 10,
 }  # fmt: skip
 TEMPLATES = {
     "Cars": 8, "RESISC45": 18, "EuroSAT": 3, "GTSRB": 3, "DTD": 8, "FER2013": 6, "SUN397": 2,
@@ -31,6 +33,11 @@ def tasks():
 @pytest.fixture(scope="module")
 def benchmarks():
     return load_presets("benchmarks", [CONFIG], schema_named(CONFIG / "schema", "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def families():
+    return load_presets("experts", [CONFIG], schema_named(CONFIG / "schema", "experts"))
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -57,9 +64,9 @@ def test_hub_labels_are_named_by_class_names_and_reach_their_place(tasks):
             assert set(task["source"]["names"]) <= set(task["classnames"])
 
 
-def test_only_emnist_is_transposed_which_is_a_rotation_by_minus_90_degrees_and_a_flip(tasks):
+def test_one_emnist_is_transposed_which_is_a_rotation_by_minus_90_degrees_and_a_flip(tasks):
     transposed = {n for n, t in tasks.items() if "transform" in t["source"]}
-    assert transposed == {"EMNIST", "EMNIST-letters"}
+    assert transposed == {"EMNIST"}
     image = np.arange(6).reshape(2, 3)
     np.testing.assert_array_equal(np.fliplr(np.rot90(image, -1)), image.T)
 
@@ -84,7 +91,63 @@ def test_benchmarks_have_their_sizes_and_contain_each_other(benchmarks):
     assert benchmarks["N14"] == benchmarks["N20"][:14]
     assert set(benchmarks["N2"]) < set(benchmarks["N3"]) < set(benchmarks["N8"])
     assert set(benchmarks["hard"]) | set(benchmarks["hard10"]) < set(benchmarks["N20"])
-    assert set(benchmarks["N20-letters"]) ^ set(benchmarks["N20"]) == {"EMNIST", "EMNIST-letters"}
+
+
+@pytest.mark.parametrize(
+    ("family", "instead"),
+    [
+        ("N20-stored", {"EMNIST": "EMNIST-stored"}),
+        ("N20-letters", {"EMNIST": "EMNIST-letters", "KMNIST": "KMNIST-kana"}),
+        ("N20-11way", {"STL10": "STL10-11way", "CIFAR10": "CIFAR10-11way"}),
+        ("N14-11way", {"STL10": "STL10-11way"}),
+    ],
+)
+def test_a_familys_benchmark_has_its_own_tasks_where_the_common_ones_would_be_others(
+    family, instead, benchmarks
+):
+    common = benchmarks[family[:3]]
+    assert benchmarks[family] == [instead.get(task, task) for task in common]
+    assert set(instead) <= set(common)
+
+
+@pytest.mark.parametrize(
+    ("experts", "benchmark", "task", "name"),
+    [
+        ("tanganke", "N20-letters", "KMNIST-kana", "patch14_kmnist"),
+        ("tanganke", "N20", "EMNIST", "patch14_emnist_letters"),
+        ("crisostomi", "N20", "EMNIST", "ViT-L-14-EMNIST"),
+        ("crisostomi", "N20-11way", "CIFAR10-11way", "ViT-L-14-CIFAR10"),
+        ("crisostomi", "N14-11way", "STL10-11way", "ViT-L-14-STL10"),
+        ("tall_masks", "N20-stored", "EMNIST-stored", "ViT-L-14/EMNISTVal"),
+    ],
+)
+def test_a_family_has_a_checkpoint_of_every_task_of_its_benchmark(
+    experts, benchmark, task, name, benchmarks, families
+):
+    def where(task):
+        found = resolve_import(experts, families[experts], encoder="ViT-L-14", task=task)
+        return f"{found['hub']}/{found['file']}"
+
+    assert all(where(each) for each in benchmarks[benchmark])
+    assert f"{name}/" in where(task)
+
+
+@pytest.mark.parametrize(
+    ("experts", "task"),
+    [("tall_masks", "EMNIST"), ("crisostomi", "EMNIST-letters"), ("tanganke", "STL10-11way")],
+)
+def test_a_family_has_no_checkpoint_of_a_task_that_it_never_saw(experts, task, families):
+    with pytest.raises(MergeloomError, match=rf"'{experts}' have no checkpoint of task {task}"):
+        resolve_import(experts, families[experts], encoder="ViT-L-14", task=task)
+
+
+@pytest.mark.parametrize("hub", ["a/b/c", "a /b", "https://huggingface.co/a/b"])
+def test_a_repository_of_experts_that_is_none_is_refused(hub, tmp_path):
+    (tmp_path / "experts.yaml").write_text(
+        f"mine: {{import: {{hub: '{hub}', file: f, revision: main}}}}\n"
+    )
+    with pytest.raises(MergeloomError, match=r"mine: import"):
+        load_presets("experts", [tmp_path], schema_named(CONFIG / "schema", "experts"))
 
 
 @pytest.mark.parametrize(

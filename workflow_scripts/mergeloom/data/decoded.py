@@ -75,7 +75,7 @@ def decode(
         return np.asarray(fit_to_square(decode_image(sample), size)), int(sample.label)
 
     squares = in_order(square, itertools.compress(samples, chosen), threads)
-    write_images(out, squares, int(chosen.sum()), size, metadata)
+    write_images(out, squares, int(chosen.sum()), size, metadata, str(shards[0].parent))
 
 
 def write_images(
@@ -84,8 +84,18 @@ def write_images(
     count: int,
     size: int,
     metadata: Mapping[str, str],
+    where: str,
 ) -> None:
-    """Write `count` images, each uint8 [size, size, 3], and their labels, one at a time."""
+    """Write `count` images, each uint8 [size, size, 3], and their labels, one at a time.
+
+    Parameters
+    ----------
+    where : the folder or file that the samples are of, for messages.
+
+    Raises
+    ------
+    MergeloomError – there are more samples, or fewer.
+    """
     shape = (count, size, size, 3)
     labels = np.empty(count, np.int64)
     pixels = math.prod(shape)
@@ -103,9 +113,16 @@ def write_images(
     with atomic_path(out) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.seek(labels.nbytes, io.SEEK_CUR)
-        for index, (image, label) in enumerate(samples):
-            file.write(image.tobytes())
-            labels[index] = label
+        written = 0
+        for image, label in samples:
+            if written < count:
+                file.write(image.tobytes())
+                labels[written] = label
+            written += 1
+        if written != count:
+            raise MergeloomError(
+                f"{where}: gave {written} images where {count} were counted; fetch or make it again"
+            )
         file.seek(8 + len(text))
         file.write(labels.tobytes())
 

@@ -43,7 +43,10 @@ class HubTask:
         self._numbering = Numbering(classnames, source.get("names"), self.title)
         there_is = listing(self._repository, self._revision, "dataset")
         self._files = {
-            split: [file for glob in globs for file in self._matching(glob, there_is)]
+            # A file that two patterns match is one file.
+            split: list(
+                dict.fromkeys(file for glob in globs for file in self._matching(glob, there_is))
+            )
             for split, globs in source["files"].items()
         }
 

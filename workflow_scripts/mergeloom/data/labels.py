@@ -1,10 +1,13 @@
 """Labels of a data set as numbers of a task's classes."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from mergeloom.data.layout import check_names
 from mergeloom.data.shards import Sample
 from mergeloom.errors import MergeloomError
+
+log = logging.getLogger(__name__)
 
 
 class Numbering:
@@ -25,6 +28,7 @@ class Numbering:
         self._names = list(classnames if names is None else names)
         self._key = "classnames" if names is None else "names"
         self._title = title
+        self._unknown_logged = False
         check_names(self._names, classnames, title)
         # A data set has its labels as numbers or as names.
         self._places: dict[int | str, int] = {}
@@ -32,12 +36,14 @@ class Numbering:
             self._places[number] = self._places[name] = classnames.index(name)
 
     def check_recorded(self, recorded: Sequence[str], file: str) -> None:
-        """Compare with the names that the data set itself records.
+        """Compare with the names that the data set itself records, by their letters and digits.
+
+        Names that are none of the preset's are no error, since a class may go by another name; the
+        first file that has any logs them.
 
         Raises
         ------
-        MergeloomError – another number of classes, or the same names in another order. (Other
-        spellings are no error.)
+        MergeloomError – another number of classes, or a name that the preset has at another place.
         """
         names = self._names
         if len(recorded) != len(names):
@@ -45,12 +51,30 @@ class Numbering:
                 f"{file}: has {len(recorded)} classes ({', '.join(recorded[:3])}, …), the preset's "
                 f"`{self._key}` are {len(names)} ({', '.join(names[:3])}, …)"
             )
-        if set(recorded) == set(names) and list(recorded) != names:
-            number = next(i for i, (a, b) in enumerate(zip(recorded, names, strict=True)) if a != b)
+        places = {_plain(name): place for place, name in enumerate(names)}
+        unknown = []
+        for number, name in enumerate(recorded):
+            if _plain(name) == _plain(names[number]):
+                continue
+            place = places.get(_plain(name))
+            if place is None:
+                unknown.append(name)
+                continue
             raise MergeloomError(
-                f"{file}: label {number} is {recorded[number]!r}, but {names[number]!r} in the "
-                f"preset's `{self._key}`. Give the data set's names in their order as `names` of "
-                "the source; the order of `classnames` is free."
+                f"{file}: label {number} is {name!r}, but {names[number]!r} in the preset's "
+                f"`{self._key}`, which has {names[place]!r} as label {place}. Give the data set's "
+                "names in their order as `names` of the source; the order of `classnames` is free."
+            )
+        if unknown and not self._unknown_logged:
+            self._unknown_logged = True
+            log.warning(
+                "%s: %d of %d class names are not in the preset's `%s`, so that their order could "
+                "not be checked: %s",
+                file,
+                len(unknown),
+                len(recorded),
+                self._key,
+                ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else ""),
             )
 
     def apply(self, samples: Iterable[Sample], complete: bool) -> Iterator[Sample]:
@@ -81,3 +105,8 @@ class Numbering:
                 f"`{self._key}` have no image, the first are {', '.join(absent[:5])}. Is this the "
                 "right list of classes?"
             )
+
+
+def _plain(name: str) -> str:
+    """A name without case, spaces and punctuation; itself if it is nothing else."""
+    return "".join(filter(str.isalnum, name.casefold())) or name

@@ -12,6 +12,7 @@ import torch.
 
 import io
 import itertools
+import struct
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,6 +32,16 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 # What Pillow calls a format, and the suffix of its files here.
 SUFFIX_OF = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "BMP": "bmp", "GIF": "gif",
              "PPM": "ppm", "TIFF": "tif"}  # fmt: skip
+# What Pillow raises on bytes that are no image, or a damaged one, or one too large to be meant so.
+BAD_IMAGE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+)
 
 
 class Sample(NamedTuple):
@@ -142,7 +153,7 @@ def _suffix(sample: Sample) -> str:
     try:
         with Image.open(io.BytesIO(sample.image)) as image:
             known = SUFFIX_OF.get(image.format or "")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except BAD_IMAGE as error:
         raise MergeloomError(f"{sample.where}: is no image: {error}") from error
     if known is None:
         raise MergeloomError(
@@ -177,7 +188,7 @@ def count_samples(path: Path) -> int:
         raise MergeloomError(f"{path}: no such shard")
     try:
         with tarfile.open(path) as tar:
-            return sum(member.name.endswith(".cls") for member in tar)
+            return sum(member.name.lower().endswith(".cls") for member in tar)
     except tarfile.TarError:
         return 1
 
@@ -274,5 +285,5 @@ def decode_image(sample: Sample) -> Image.Image:
     """The pixels of a sample, RGB; MergeloomError that names it if it does not decode."""
     try:
         return Image.open(io.BytesIO(sample.image)).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except BAD_IMAGE as error:
         raise MergeloomError(f"{sample.where}: the image does not decode: {error}") from error

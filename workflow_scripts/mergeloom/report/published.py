@@ -61,12 +61,15 @@ def read_published(folders: Iterable[Path]) -> list[Figure]:
 
 def lookup(
     figures: Iterable[Figure], encoder: str, benchmark: str, experts: str
-) -> dict[str, Figure]:
-    """The published averages of one encoder, benchmark and collection of experts, by merger."""
+) -> dict[str, dict[str, Figure]]:
+    """The published figures of one encoder, benchmark and collection of experts, by merger and by
+    task; the task of an average is empty."""
     study = (encoder, benchmark, experts)
-    return {
-        f.method: f for f in figures if (f.encoder, f.benchmark, f.experts) == study and not f.task
-    }
+    known: dict[str, dict[str, Figure]] = {}
+    for figure in figures:
+        if (figure.encoder, figure.benchmark, figure.experts) == study:
+            known.setdefault(figure.method, {})[figure.task] = figure
+    return known
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Figure]]:

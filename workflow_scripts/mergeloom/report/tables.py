@@ -1,6 +1,6 @@
 """The summary of a benchmark: a row per merger, absolute and normalized accuracies, and alpha."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ def summary(
     ----------
     results : contents of the result JSONs; zero-shot and fine-tuned stand anywhere.
     tasks : order of the task columns; default: as in the first result.
-    published : published figures; only averages of the results' own encoder, experts and benchmark
-        are taken.
+    published : published figures; only those of the results' own encoder, experts and benchmark are
+        taken.
 
     Returns
     -------
@@ -36,8 +36,9 @@ def summary(
     `<task>` and `<task>_normalized` per task. Accuracies are fractions: 1 is all right; normalized,
     1 is as good as the fine-tuned model. Where a merger's average is published, the columns
     published_accuracy, published_normalized_accuracy (NaN where not published) and published_source
-    stand before those of the tasks. Metrics on request follow where the results have them:
-    `<metric>`, the average, and `<task>_<metric>`.
+    stand before those of the tasks; where an accuracy on a task is, `<task>_published` stands after
+    `<task>_normalized`. Metrics on request follow where the results have them: `<metric>`, the
+    average, and `<task>_<metric>`.
 
     Raises
     ------
@@ -48,14 +49,15 @@ def summary(
     first = ordered[0]
     known = lookup(published, first["encoder"], first["benchmark"], first["experts"])
     tasks = tasks or list(first["tasks"])
-    frame = pd.DataFrame([_row(r, tasks, known.get(r["merger"]["name"])) for r in ordered])
+    frame = pd.DataFrame([_row(r, tasks, known.get(r["merger"]["name"], {})) for r in ordered])
+    empty = [f"{task}_published" for task in tasks if frame[f"{task}_published"].isna().all()]
     if (frame["published_source"] == "").all():
-        return frame.drop(columns=list(PUBLISHED_COLUMNS))
-    return frame
+        empty += PUBLISHED_COLUMNS
+    return frame.drop(columns=empty)
 
 
 def _row(
-    result: Result, tasks: Sequence[str], published: Figure | None
+    result: Result, tasks: Sequence[str], published: Mapping[str, Figure]
 ) -> dict[str, str | float | bool]:
     alpha = result["alpha"] or {"value": None, "how": ""}
     row: dict[str, str | float | bool] = {
@@ -66,13 +68,15 @@ def _row(
         "accuracy": result["average"]["accuracy"],
         "normalized_accuracy": result["average"]["normalized_accuracy"],
     }
-    normalized = None if published is None else published.normalized_accuracy
-    row["published_accuracy"] = np.nan if published is None else published.accuracy
+    average = published.get("")
+    normalized = None if average is None else average.normalized_accuracy
+    row["published_accuracy"] = np.nan if average is None else average.accuracy
     row["published_normalized_accuracy"] = np.nan if normalized is None else normalized
-    row["published_source"] = "" if published is None else published.source
+    row["published_source"] = "" if average is None else average.source
     for task in tasks:
         row[task] = result["tasks"][task]["accuracy"]
         row[f"{task}_normalized"] = result["tasks"][task]["normalized_accuracy"]
+        row[f"{task}_published"] = published[task].accuracy if task in published else np.nan
     for metric in METRICS:
         if metric in result["average"]:
             row[metric] = result["average"][metric]
