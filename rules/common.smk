@@ -105,6 +105,7 @@ def code(script, **registry):
     registered = {
         "merger": lambda name: functions_of(preset("mergers", name)),
         "family": lambda name: {"family": preset("encoders", name)["family"]},
+        "stages": lambda name: {"stages": preset("encoders", name)["family"]},
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from mergeloom.errors import MergeloomError
 from mergeloom.models.family import family
 from mergeloom.models.naming import Block, Kind, Shape
-from mergeloom.models.stages import Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,12 +113,6 @@ class Clip:
     def tower_weights(self, tower: "nn.Module") -> dict[str, "Tensor"]:
         """The tower's tensors, not copies, under `visual.*`."""
         return {TOWER + key: value for key, value in tower.state_dict().items()}
-
-    def stages(self, tower: "nn.Module") -> Sequence[Stage]:
-        """The embedding, the residual attention blocks, and what is behind them."""
-        from mergeloom.models.clip_stages import cut
-
-        return cut(tower, TOWER)
 
     def logits(self, tower: "nn.Module", head: "Tensor", images: "Tensor") -> "Tensor":
         """Cosine of image features [n, d] and class embeddings [classes, d], scaled by the head."""

@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 
 from mergeloom.errors import MergeloomError
 from mergeloom.models.naming import Naming
-from mergeloom.models.stages import Stage
 
 
 class Family(Naming, Protocol):
@@ -34,10 +33,6 @@ class Family(Naming, Protocol):
 
     def tower_weights(self, tower: Any) -> dict[str, Any]:
         """The tower's own tensors (not copies) under their keys in files."""
-        ...
-
-    def stages(self, tower: Any) -> Sequence[Stage]:
-        """The tower cut up: each stage applies the parameters of one entry of `by_stage`."""
         ...
 
     def logits(self, tower: Any, head: Any, images: Any) -> Any:
@@ -70,11 +65,16 @@ def family(name: str) -> Callable[[_Class], _Class]:
     return register
 
 
-def families() -> dict[str, Family]:
-    """All families by name."""
+def import_modules() -> None:
+    """Import the modules of this package, so that each registers what it has."""
     package = importlib.import_module("mergeloom.models")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def families() -> dict[str, Family]:
+    """All families by name."""
+    import_modules()
     return _FAMILIES
 
 
