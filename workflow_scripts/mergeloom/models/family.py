@@ -7,6 +7,7 @@ CLIP. A family is a class registered by name in a module of this package.
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mergeloom.errors import MergeloomError
@@ -23,8 +24,8 @@ class Family(Naming, Protocol):
         """The whole model, initialised at random from torch's global generator."""
         ...
 
-    def pretrained(self, architecture: Mapping[str, Any], weights: str) -> Any:
-        """The whole model with published weights."""
+    def pretrained(self, architecture: Mapping[str, Any], weights: str) -> tuple[Any, Path]:
+        """The whole model with published weights, and the file that they were read from."""
         ...
 
     def build_tower(self, architecture: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
