@@ -120,6 +120,11 @@ def test_how_splits_are_compared_decodes_no_image_again(scripts):
     assert "decode_images.py" in changed(scripts, rules, "data/split_record.py")
 
 
+def test_how_the_hub_is_asked_belongs_to_the_rules_that_download(scripts):
+    downloading = {"download_task.py", "fetch_encoder.py", "import_checkpoint.py"}
+    assert changed(scripts, named_by_rules(), "io/hub.py") == downloading
+
+
 def test_an_import_for_types_alone_is_no_dependency(scripts):
     before = digest("merge_models.py", scripts, merger="tsv")
     errors = scripts / "mergeloom/errors.py"
