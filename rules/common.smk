@@ -117,6 +117,7 @@ def code(script, **registry):
     registered = {
         "merger": lambda name: functions_of(preset("mergers", name)),
         "family": lambda name: {"family": preset("encoders", name)["family"]},
+        "stages": lambda name: {"stages": preset("encoders", name)["family"]},
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
@@ -489,10 +490,29 @@ def pretraining_of(wildcards):
     return preset("encoders", wildcards.encoder)["weights"]["pretrain"]
 
 
+# What ends the name of a file of weights, and no tag of open_clip.
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
+
+
+@explained
 def given_weights(wildcards):
     """The file that published weights come from, where it is one at hand and not a tag of the hub."""
     weights = preset("encoders", wildcards.encoder)["weights"]["published"]
-    return [weights] if Path(weights).is_file() else []
+    if Path(weights).is_file():
+        return [weights]
+    if "/" in weights or weights.endswith(WEIGHTS):
+        raise MergeloomError(
+            f"{weights}: no such file. It is weights.published of the encoder {wildcards.encoder}: put "
+            "the file there, or set the key to a tag of open_clip (`python -m open_clip.pretrained`)."
+        )
+    return []
+
+
+def origin_of_encoder(wildcards):
+    """Which architecture and weights a published encoder has, in words."""
+    encoder = preset("encoders", wildcards.encoder)
+    architecture = encoder["architecture"].get("open_clip", "its own architecture")
+    return f"{architecture}, {encoder['weights']['published']}"
 
 
 def pretraining_recipe(wildcards):

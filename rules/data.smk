@@ -93,6 +93,7 @@ for task in FOLDERS:
 rule write_templates:
     output:
         templates=f"<data>/{{task}}/{TEMPLATES}",
+        record=f"<data>/{{task}}/{TEMPLATES}.provenance.json",
     log:
         "<logs>/data/{task}/templates.log",
     benchmark:

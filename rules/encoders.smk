@@ -48,13 +48,15 @@ rule fetch_encoder:
     conda:
         "../envs/environment.yaml"
     resources:
+        downloads=lambda wildcards: 0 if given_weights(wildcards) else 1,
         mem_mb=8000,
     params:
         encoder=model_and_weights,
+        origin=origin_of_encoder,
         code=code("fetch_encoder.py", family="{encoder}"),
         env=env(NUMBERS),
     message:
-        "Fetching the published weights of {wildcards.encoder}"
+        "Fetching the published weights of {wildcards.encoder}: {params.origin}"
     script:
         "../workflow_scripts/fetch_encoder.py"
 

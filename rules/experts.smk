@@ -16,7 +16,7 @@ rule import_checkpoint:
     conda:
         "../envs/environment.yaml"
     resources:
-        downloads=1,
+        downloads=lambda wildcards: int("hub" in import_of(wildcards)),
         mem_mb=memory_of_model,
     params:
         encoder=model_of,

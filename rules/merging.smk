@@ -78,7 +78,12 @@ rule merge_by_stage:
         seed=config["data_seed"],
         batch_size=config["evaluation"]["batch_size"],
         threads=config["threads"]["merge"],
-        code=code("merge_by_stage.py", merger="{merger}", family="{encoder}"),
+        code=code(
+            "merge_by_stage.py",
+            merger="{merger}",
+            family="{encoder}",
+            stages="{encoder}",
+        ),
         env=env(NUMBERS),
     message:
         "Merging {wildcards.benchmark} on {wildcards.encoder} with {wildcards.merger}, stage by stage"

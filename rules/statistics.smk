@@ -57,7 +57,7 @@ rule collect_grams:
         seed=config["data_seed"],
         batch_size=config["evaluation"]["batch_size"],
         threads=config["threads"]["evaluate"],
-        code=code("collect_grams.py", family="{encoder}"),
+        code=code("collect_grams.py", family="{encoder}", stages="{encoder}"),
         env=env(NUMBERS),
     message:
         "Gram matrices of {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mergeloom.merging.statistic_files import write_grams
+from mergeloom.merging.gram_file import write_grams
 from mergeloom.statistics.examples import draw_examples
 from rule import job
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mergeloom.data.decoded import decode
 from mergeloom.data.shards import read_lines
-from mergeloom.data.splits import indices_of
+from mergeloom.data.split_record import indices_of
 from rule import job
 
 with job(snakemake) as j:

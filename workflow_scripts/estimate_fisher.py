@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mergeloom.merging.statistic_files import write_fisher
+from mergeloom.merging.fisher_file import write_fisher
 from mergeloom.statistics.examples import draw_examples
 from rule import job
 

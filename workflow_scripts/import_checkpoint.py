@@ -1,6 +1,5 @@
 """Convert a public checkpoint, at hand or of the hub, into the image tower that merging reads."""
 
-import json
 from pathlib import Path
 
 from mergeloom.models.formats.download import download_checkpoint
@@ -11,11 +10,10 @@ from rule import job
 with job(snakemake) as j:
     given = j.params.source
     if "hub" in given:
-        path, downloaded = download_checkpoint(given["hub"], given["file"], given["revision"])
+        path, downloads = download_checkpoint(given["hub"], given["file"], given["revision"])
     else:
-        path, downloaded = Path(given["path"]), {}
+        path, downloads = Path(given["path"]), {}
     source, vision = open_checkpoint(
         path, read_base(Path(j.input.base)), j.params.encoder["architecture"]
     )
-    metadata = {**j.metadata(), **({"downloaded": json.dumps(downloaded)} if downloaded else {})}
-    write_checkpoint(source, vision, Path(j.output.checkpoint), metadata)
+    write_checkpoint(source, vision, Path(j.output.checkpoint), j.metadata(downloads=downloads))

@@ -23,8 +23,9 @@ from mergeloom.provenance.record import SIDECAR, as_metadata, fingerprint, recor
 PACKAGES = ("torch", "numpy", "scipy", "tensorly", "safetensors", "open-clip-torch",
             "transformers", "huggingface-hub",
             "lightning-fabric", "pillow", "matplotlib", "pandas", "scikit-learn")  # fmt: skip
-# Params that stand for code, software and the state of given files, not for configuration.
-DIGESTS = ("code", "env", "state")
+# Params that are no configuration: digests of code, software and the state of given files, and what
+# messages say.
+NO_CONFIGURATION = ("code", "env", "state", "origin")
 
 log = logging.getLogger("mergeloom")
 
@@ -64,7 +65,7 @@ class Job:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """What this job's outputs are made from: see `mergeloom.provenance.record`."""
-        params = {k: v for k, v in self.params.items() if k not in (*DIGESTS, "seed")}
+        params = {k: v for k, v in self.params.items() if k not in (*NO_CONFIGURATION, "seed")}
         return record(
             rule=self.rule,
             inputs=[str(path) for path in self.input],
@@ -76,9 +77,9 @@ class Job:
             roots=self._config["roots"],
         )
 
-    def metadata(self) -> dict[str, str]:
-        """The record as the text metadata of a file."""
-        return as_metadata(self.provenance)
+    def metadata(self, **more: Any) -> dict[str, str]:
+        """The record, and what was found out only now, as the text metadata of a file."""
+        return as_metadata({**self.provenance, **more})
 
     @property
     def fingerprint(self) -> str:

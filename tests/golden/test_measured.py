@@ -14,7 +14,8 @@ from vit_in_numpy import COUNT, ENCODER, LAYERS, Tower
 from mergeloom.data.decoded import Images, normalise
 from mergeloom.errors import MergeloomError
 from mergeloom.merging.engine import merge_files, plan_merge
-from mergeloom.merging.statistic_files import write_fisher, write_grams
+from mergeloom.merging.fisher_file import write_fisher
+from mergeloom.merging.gram_file import write_grams
 from mergeloom.models.clip_stages import cut, heads_output
 from mergeloom.models.family import get_family
 from mergeloom.models.naming import by_stage
@@ -70,7 +71,7 @@ def torch_tower(tower: Tower, task: int) -> torch.nn.Module:
 def test_the_stages_are_the_tower_and_hold_the_parameters_of_the_naming(architecture) -> None:
     torch.manual_seed(0)
     built = CLIP.build(architecture).visual.eval()
-    stages = CLIP.stages(built)
+    stages = cut(built)
     pixels = torch.randn(2, 3, *built.image_size)
     with torch.inference_mode():
         x = pixels
@@ -104,7 +105,7 @@ def test_what_a_map_is_fed_times_its_weights_is_what_its_module_puts_out(tower: 
     fed: dict[LinearMap, torch.Tensor] = {}
     x = torch.from_numpy(tower.images(0))
     with torch.inference_mode():
-        for stage in cut(built, "visual."):
+        for stage in cut(built):
             x = stage(x, fed.__setitem__)
         weights = {f"visual.{key}": value for key, value in built.state_dict().items()}
         for layer in range(LAYERS):
@@ -146,11 +147,11 @@ def test_other_towers_are_refused_by_name() -> None:
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
     architecture = ENCODER["architecture"] | {"vision_cfg": vision}
     with pytest.raises(MergeloomError, match="the tower is a ModifiedResNet"):
-        CLIP.stages(CLIP.build(architecture).visual)
+        cut(CLIP.build(architecture).visual)
     custom = ENCODER["architecture"]["vision_cfg"] | {"block_type": "custom"}
     architecture = ENCODER["architecture"] | {"vision_cfg": custom}
     with pytest.raises(MergeloomError, match="CustomResidualAttentionBlock"):
-        CLIP.stages(CLIP.build(architecture).visual)
+        cut(CLIP.build(architecture).visual)
 
 
 def one_by_one(tower: Tower, task: int) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The code digest: a change in the library re-runs exactly what uses it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,9 +19,13 @@ def scripts(tmp_path):
     return tmp_path / "workflow_scripts"
 
 
-def digest(script, scripts, **names):
+def forget():
     for function in (code._tree, code._dump, code._imports, code.registered, code.digest):
         function.cache_clear()
+
+
+def digest(script, scripts, **names):
+    forget()
     return code.digest(script, scripts=scripts, **names)
 
 
@@ -64,6 +69,74 @@ def test_editing_what_is_measured_on_images_leaves_merges_of_files_alone(scripts
         file.write("\nEXTRA = 1\n")
     after = digests()
     assert {m for m in mergers if after[m] != before[m]} == {"regmean_plus_plus"}
+
+
+def append(path):
+    """Add code to a module."""
+    with path.open("a") as file:
+        file.write("\nEXTRA = 1\n")
+
+
+def changed(scripts, of, edited, *edits):
+    """Which digests change, of those named by `of`, when a module is edited or added to."""
+    forget()
+    before = {n: code.digest(s, scripts=scripts, **parts) for n, (s, parts) in of.items()}
+    path = scripts / "mergeloom" / edited
+    edit(path, *edits) if edits else append(path)
+    forget()
+    return {n for n, (s, p) in of.items() if code.digest(s, scripts=scripts, **p) != before[n]}
+
+
+def named_by_rules():
+    """Every script that a rule runs, with what its digest looks up of a family and its stages."""
+    text = "".join(path.read_text() for path in (REPOSITORY / "rules").glob("*.smk"))
+    found = {}
+    for script, names in re.findall(r'code\(\s*"(\w+\.py)"([^)]*)\)', text):
+        kinds = [kind for kind in ("family", "stages") if f"{kind}=" in names]
+        found[script] = (script, dict.fromkeys(kinds, "clip"))
+    return found
+
+
+def test_how_a_model_is_cut_belongs_to_the_rules_that_cut_one_and_to_no_other(scripts):
+    rules = named_by_rules()
+    assert len(rules) > 20
+    cutting = {"collect_grams.py", "merge_by_stage.py"}
+    assert {name for name, (_, parts) in rules.items() if "stages" in parts} == cutting
+    assert (
+        changed(scripts, rules, "models/clip_stages.py", ".flatten(2)", ".flatten(-2)") == cutting
+    )
+    assert changed(scripts, rules, "models/stages.py") == cutting
+
+
+def test_what_gram_matrices_are_belongs_to_the_methods_that_take_them(scripts):
+    methods = ("zeroshot", "weight_average", "tsv", "fisher", "regmean", "dual")
+    merges = {m: ("merge_models.py", {"merger": m, "family": "clip"}) for m in methods}
+    assert changed(scripts, merges, "merging/grams.py") == {"regmean"}
+
+
+def test_how_splits_are_compared_decodes_no_image_again(scripts):
+    rules = named_by_rules()
+    assert changed(scripts, rules, "data/splits.py") == {"split_task.py"}
+    assert "decode_images.py" in changed(scripts, rules, "data/split_record.py")
+
+
+def test_how_the_hub_is_asked_belongs_to_the_rules_that_download(scripts):
+    downloading = {"download_task.py", "fetch_encoder.py", "import_checkpoint.py"}
+    assert changed(scripts, named_by_rules(), "io/hub.py") == downloading
+
+
+def test_an_import_for_types_alone_is_no_dependency(scripts):
+    before = digest("merge_models.py", scripts, merger="tsv")
+    errors = scripts / "mergeloom/errors.py"
+    text = errors.read_text()
+    lazy = "\nif TYPE_CHECKING:\n    from mergeloom.training import loop\n"
+    errors.write_text(text + lazy)
+    typed = digest("merge_models.py", scripts, merger="tsv")
+    assert typed != before, "the text of the module itself counts"
+    merge = {"merge": ("merge_models.py", {"merger": "tsv"})}
+    assert changed(scripts, merge, "training/loop.py") == set()
+    errors.write_text(text + lazy.replace("TYPE_CHECKING", "True"))
+    assert changed(scripts, merge, "training/loop.py") == {"merge"}
 
 
 def test_editing_one_method_leaves_the_others_of_its_file_alone(scripts):

@@ -23,9 +23,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mergeloom.errors import MergeloomError
+from mergeloom.io.hub import named
 from mergeloom.models.clip import Clip
 from mergeloom.models.formats.architecture import vision_of
-from mergeloom.models.formats.card import Facts
+from mergeloom.models.formats.card import Facts, expert, model_card
 from mergeloom.models.formats.encoder import read_base
 from mergeloom.models.formats.exporting import (
     OPENAI,
@@ -337,6 +338,32 @@ def test_a_base_that_was_changed_is_seen_by_its_recorded_features(tiny, tmp_path
 def test_published_weights_of_another_activation_are_refused(architecture, tag, message):
     with pytest.raises(MergeloomError, match=message):
         Clip().pretrained({"open_clip": architecture}, tag)
+
+
+def test_weights_of_a_tag_come_with_the_file_that_was_downloaded(tiny, tmp_path, monkeypatch):
+    file = tmp_path / "models--someone--tiny.clip/snapshots/0123/open_clip.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file(tiny.model.state_dict(), file)
+    tag = {"hf_hub": "someone/tiny.clip/open_clip.safetensors", "quick_gelu": True}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"ours": tag})
+    monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", lambda **given: str(file))
+    model, found = Clip().pretrained({"open_clip": "tiny"}, "ours")
+    assert all(torch.equal(v, tiny.model.state_dict()[k]) for k, v in model.state_dict().items())
+    assert named(found) == "someone/tiny.clip@0123/open_clip.safetensors"
+    _, found = Clip().pretrained({"open_clip": "tiny"}, str(file))
+    assert found == file
+
+
+def test_a_card_says_what_an_expert_was_downloaded_from(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    record = json.dumps({"downloads": {"someone/a@0123/model.safetensors": "ab" * 32}})
+    save_file({"w": torch.ones(1)}, path, {"mergeloom": record})
+    card = model_card(Facts("A merge", experts=[expert("stars", path)]), "open_clip", "")
+    row = next(line for line in card.splitlines() if line.startswith("| stars"))
+    assert row.endswith("| `someone/a@0123/model.safetensors` |")
+    save_file({"w": torch.ones(1)}, path)
+    assert expert("stars", path).origin == ""
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -59,6 +59,20 @@ def test_the_tree_goes_down_to_the_data(tree):
     assert "(see above)" in "".join(lines)
 
 
+def test_downloads_are_leaves_of_the_tree(tree):
+    folder, roots, _ = tree
+    name = "someone/pages@0123/data/train-[0].parquet"
+    content = read_record(folder / "models/base.safetensors")
+    write_json(
+        folder / "data/task/.provenance.json",
+        content | {"rule": "download_task", "inputs": {}, "downloads": {name: "ab" * 32}},
+    )
+    lines = text_of(folder / "models/base.safetensors", roots).splitlines()
+    shard = next(i for i, line in enumerate(lines) if "data/task/train/0.tar" in line)
+    assert "by download_task" in lines[shard]
+    assert lines[shard + 1].endswith(f"{name} (downloaded) sha256 {'ab' * 6}")
+
+
 def test_a_changed_input_is_marked_and_not_followed(tree):
     folder, roots, result = tree
     (folder / "models/ft.safetensors").write_bytes(b"other")

@@ -7,7 +7,8 @@ from safetensors.numpy import load_file
 
 from mergeloom.data.decoded import decode
 from mergeloom.data.shards import Sample
-from mergeloom.data.splits import content_of, draw_validation, indices_of, split_task
+from mergeloom.data.split_record import indices_of
+from mergeloom.data.splits import content_of, draw_validation, split_task
 from mergeloom.errors import MergeloomError
 from mergeloom.io.jsonfile import write_json
 

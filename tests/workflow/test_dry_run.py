@@ -52,6 +52,15 @@ def test_published_encoders_plan_a_download_and_no_pretraining(fresh):
     assert planned["fetch_encoder"] == 1
     assert "pretrain_encoder" not in planned
     assert planned["decode_training_images"] == planned["decode_evaluation_images"] == 8
+    done = fresh.run("models/ViT-B-32/base.safetensors", "-n")
+    assert "Fetching the published weights of ViT-B-32: ViT-B-32-quickgelu, openai" in done.stdout
+
+
+def test_weights_that_should_be_at_hand_are_asked_for(fresh):
+    fresh.edit("config/encoders/ViT-B-32.yaml", "published: openai", "published: weights/mine.pt")
+    done = fresh.run("models/ViT-B-32/base.safetensors", "-n", check=False)
+    assert done.returncode != 0
+    assert "weights/mine.pt: no such file. It is weights.published of the encoder" in done.stdout
 
 
 def test_a_recipe_by_task_asks_a_task_without_epochs_for_them(fresh):

@@ -1,5 +1,6 @@
 """Imported experts and exported models, as jobs of the workflow; the hub is on loopback."""
 
+import hashlib
 import io
 import json
 
@@ -59,13 +60,12 @@ def test_a_checkpoint_that_should_be_at_hand_is_asked_for(fresh):
 
 
 def test_experts_of_the_hub_are_downloaded_converted_and_evaluated(built, tmp_path):
+    given = {}
     with Hub() as hub:
         for task, name in (("tiny_digits", "Digits"), ("tiny_shapes", "Shapes")):
-            commit = hub.add(
-                "model",
-                f"someone/ViT-Tiny-{name}",
-                {"pytorch_model.bin": image_encoder(built, task)},
-            )
+            given[task] = image_encoder(built, task)
+            files = {"pytorch_model.bin": given[task]}
+            commit = hub.add("model", f"someone/ViT-Tiny-{name}", files)
         built.run("results/ViT-Tiny/public/tiny/tsv.json", **hub.environment(tmp_path / "cache"))
     expected = load_file(built.folder / CHECKPOINT.format("finetuned", "tiny_shapes"))
     path = built.folder / CHECKPOINT.format("public", "tiny_shapes")
@@ -73,9 +73,11 @@ def test_experts_of_the_hub_are_downloaded_converted_and_evaluated(built, tmp_pa
     assert set(found) == set(expected)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     with safe_open(path, "pt") as file:
-        downloaded = json.loads(file.metadata()["downloaded"])
-    assert downloaded["repository"] == "someone/ViT-Tiny-Shapes"
-    assert downloaded["commit"] == commit
+        record = json.loads(file.metadata()["mergeloom"])
+    name = f"someone/ViT-Tiny-Shapes@{commit}/pytorch_model.bin"
+    weights = hashlib.sha256(given["tiny_shapes"]).hexdigest()
+    assert record["downloads"] == {name: weights}
+    assert "origin" not in record["params"]
     # The same weights as the workflow's own: the same accuracies.
     one, other = (
         json.loads(built.read(f"results/ViT-Tiny/{experts}/tiny/tsv.json"))

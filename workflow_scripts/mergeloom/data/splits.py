@@ -17,7 +17,6 @@ from mergeloom.data.layout import SPLITS
 from mergeloom.data.parallel import in_order
 from mergeloom.data.shards import Sample, decode_image, read_samples
 from mergeloom.errors import MergeloomError
-from mergeloom.io.jsonfile import read_json
 
 SHOWN = 5  # pairs of equal images in a message
 LISTED = 100  # and in the file
@@ -114,20 +113,6 @@ def draw_validation(train: Sequence[bytes], test: set[bytes], seed: int, title: 
             "task a split `val`."
         )
     return drawn
-
-
-def indices_of(path: Path, split: str) -> np.ndarray | None:
-    """Which images a split has, by a task's record of splits.
-
-    Returns
-    -------
-    int64 [n], sorted indices into train for `train` and `val`; None if the split is its own shards.
-    """
-    record = read_json(path)
-    if record["validation"] is None or split == "test":
-        return None
-    drawn = np.array(record["validation"], np.int64)
-    return drawn if split == "val" else np.setdiff1d(np.arange(record["images"]["train"]), drawn)
 
 
 def _samples(shards: Sequence[Path], classes: int) -> Iterator[Sample]:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from mergeloom.errors import MergeloomError
 
+KINDS = ("models--", "datasets--")  # begin the names of a repository's folder in the cache
 RepositoryKind = Literal["model", "dataset"]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -69,6 +70,22 @@ def listing(
         return sorted(
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
         )
+
+
+def named(path: Path) -> str:
+    """What a downloaded file is called in records: "repository@commit/file".
+
+    Parameters
+    ----------
+    path : …/{kind}--{owner}--{name}/snapshots/{commit}/{file}, as `fetch` returns it. A file that
+        is of no hub has its own name.
+    """
+    parts = path.parts
+    at = max((i for i, part in enumerate(parts) if part.startswith(KINDS)), default=None)
+    if at is None:
+        return path.name
+    repository = parts[at].split("--", 1)[1].replace("--", "/")
+    return f"{repository}@{parts[at + 2]}/{'/'.join(parts[at + 3 :])}"
 
 
 def _name(repository: str, revision: str | None, kind: str, file: str = "") -> str:

@@ -1,5 +1,6 @@
 """The merge engine: group by group from the files of T experts to one merged file."""
 
+import importlib
 import inspect
 import logging
 import math
@@ -8,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile
 from mergeloom.linalg.spectral import truncated_svd
 from mergeloom.merging.caches import check_source
-from mergeloom.merging.grams import GramFiles, MeasuredGrams, Propagation
 from mergeloom.merging.group import Group, Material, Stack, Summed, Survey, apply, spans
 from mergeloom.merging.method import Method, get_method, get_modifier
 from mergeloom.merging.output import MergedTaskVector, MergedWeights, Output
@@ -33,6 +33,9 @@ from mergeloom.merging.sources import (
     trainable_layout,
 )
 from mergeloom.models.naming import Naming, by_stage, naming, places
+
+if TYPE_CHECKING:
+    from mergeloom.merging.grams import Propagation
 
 log = logging.getLogger(__name__)
 Modifiers = Sequence[Mapping[str, Mapping[str, Any]]]
@@ -158,7 +161,7 @@ def merge_files(
     summed: PathLike | None = None,
     fisher: Sequence[PathLike] | None = None,
     gram: Sequence[PathLike] | None = None,
-    propagation: Propagation | None = None,
+    propagation: "Propagation | None" = None,
     workers: int | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, size: None,
@@ -246,7 +249,7 @@ def merge_files(
             svd=caches,
             summed=sum_cache,
             fisher=fisher_files,
-            gram=GramFiles(gram_files) if gram_files else None,
+            gram=_grams().GramFiles(gram_files) if gram_files else None,
         )
         _say_what_is_too_small(material, merge)
         output: Output = (
@@ -330,7 +333,7 @@ def merged_parameters(
 
 
 def merged_by_stage(
-    material: Material, merge: Merge, kinds: Naming, propagation: Propagation, threads: Pool
+    material: Material, merge: Merge, kinds: Naming, propagation: "Propagation", threads: Pool
 ) -> Iterator[tuple[str, Tensor]]:
     """Give the merged task vectors of all parameters, float32 on the CPU, stage by stage.
 
@@ -343,7 +346,7 @@ def merged_by_stage(
             propagation.measure(stage, task, {g.place.key: g.base + g.delta(task) for g in groups})
             for task in range(len(material.source))
         ]
-        here = replace(material, propagated=MeasuredGrams(measured))
+        here = replace(material, propagated=_grams().MeasuredGrams(measured))
         merged: dict[str, Tensor] = {}
         for key, tensor in merged_parameters(here, merge, keys, threads):
             merged[key] = tensor
@@ -351,6 +354,12 @@ def merged_by_stage(
         propagation.advance(
             stage, {g.place.key: g.base.cpu() + merged[g.place.key] for g in groups}
         )
+
+
+def _grams() -> Any:
+    # By name and not by import statement: a method that takes Gram matrices imports what they are,
+    # and no other depends on it.
+    return importlib.import_module("mergeloom.merging.grams")
 
 
 def merge_group(group: Group, merge: Merge) -> Tensor:

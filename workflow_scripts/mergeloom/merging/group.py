@@ -2,22 +2,24 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mergeloom.io.tensors import TensorFile, check_finite
 from mergeloom.linalg.spectral import polar_and_nuclear_norm, truncated_svd
-from mergeloom.merging.grams import Gram, Grams
 from mergeloom.merging.method import Factors, Method
 from mergeloom.merging.pool import Pool
 from mergeloom.merging.randomness import BLOCK, Random
 from mergeloom.merging.sources import Source
 from mergeloom.merging.task_vector import read_factors
 from mergeloom.models.naming import Place
+
+if TYPE_CHECKING:
+    from mergeloom.merging.grams import Gram, Grams
 
 _ELEMENTS = 2**20  # of all tasks together in a run of elements: 4 MiB, what a cache holds
 
@@ -79,8 +81,8 @@ class Material:
     svd: Sequence[TensorFile] | None = None
     summed: TensorFile | None = None
     fisher: Sequence[TensorFile] = ()
-    gram: Grams | None = None
-    propagated: Grams | None = None
+    gram: "Grams | None" = None
+    propagated: "Grams | None" = None
     statistics: Any = None
 
 
@@ -145,12 +147,12 @@ class Group:
         return self._on_device(values.view(self.tasks, *self.shape))
 
     @property
-    def gram(self) -> Gram | None:
+    def gram(self) -> "Gram | None":
         """Gram matrices of what a linear map is fed; None of what is none."""
         return self._gram(self._material.gram)
 
     @property
-    def propagated(self) -> Gram | None:
+    def propagated(self) -> "Gram | None":
         """The same, where the blocks before it are the merged ones."""
         return self._gram(self._material.propagated)
 
@@ -197,9 +199,9 @@ class Group:
         values = self._material.source.one(self.place.key, task)
         return self._on_device(values.view(self.shape))
 
-    def _gram(self, grams: Grams | None) -> Gram | None:
+    def _gram(self, grams: "Grams | None") -> "Gram | None":
         found = grams.get(self.place.key) if grams else None
-        return found and Gram(found.dim, lambda task: self._on_device(found.of(task)))
+        return found and replace(found, of=lambda task: self._on_device(found.of(task)))
 
     @property
     def shape(self) -> tuple[int, ...]:

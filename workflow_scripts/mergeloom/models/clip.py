@@ -7,12 +7,12 @@ and a merged model hold the image tower, `visual.*`.
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergeloom.errors import MergeloomError
 from mergeloom.models.family import family
 from mergeloom.models.naming import Block, Kind, Shape
-from mergeloom.models.stages import Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,9 +58,11 @@ class Clip:
         """Both towers, initialised at random from torch's global generator."""
         return _open_clip().model.CLIP(**model_config(architecture))
 
-    def pretrained(self, architecture: Mapping[str, Any], weights: str) -> "nn.Module":
+    def pretrained(self, architecture: Mapping[str, Any], weights: str) -> tuple["nn.Module", Path]:
         """Both towers with published weights: an open_clip tag, or a file of an open_clip state
         dict.
+
+        Beside it, the file that they were read from: of a tag, where the download lies.
 
         The activation comes from the architecture alone: OpenAI's weights need a `-quickgelu` one.
 
@@ -76,16 +78,18 @@ class Clip:
                 "published weights need a published architecture: set architecture.open_clip"
             )
         _check_activation(architecture, weights)
+        name = architecture["open_clip"]
+        entry = open_clip.pretrained.get_pretrained_cfg(name, weights)
         try:
-            return open_clip.create_model(
-                architecture["open_clip"], pretrained=weights, require_pretrained=True
-            )
+            file = open_clip.pretrained.download_pretrained(entry) if entry else weights
+            model = open_clip.create_model(name, pretrained=file, require_pretrained=True)
         except (RuntimeError, OSError, ValueError) as error:
             raise MergeloomError(
                 f"{architecture['open_clip']}: cannot load the weights {weights!r}: {error}\n"
                 "They come from the model hub unless the file is in its cache (HF_HOME); "
                 "`python -m open_clip.pretrained` names the tags that exist."
             ) from error
+        return model, Path(file)
 
     def build_tower(
         self, architecture: Mapping[str, Any], weights: Mapping[str, "Tensor"]
@@ -114,12 +118,6 @@ class Clip:
     def tower_weights(self, tower: "nn.Module") -> dict[str, "Tensor"]:
         """The tower's tensors, not copies, under `visual.*`."""
         return {TOWER + key: value for key, value in tower.state_dict().items()}
-
-    def stages(self, tower: "nn.Module") -> Sequence[Stage]:
-        """The embedding, the residual attention blocks, and what is behind them."""
-        from mergeloom.models.clip_stages import cut
-
-        return cut(tower, TOWER)
 
     def logits(self, tower: "nn.Module", head: "Tensor", images: "Tensor") -> "Tensor":
         """Cosine of image features [n, d] and class embeddings [classes, d], scaled by the head."""

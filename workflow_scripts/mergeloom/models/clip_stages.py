@@ -13,18 +13,16 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from mergeloom.errors import MergeloomError
-from mergeloom.models.stages import LinearMap, See, Stage
+from mergeloom.models.clip import TOWER
+from mergeloom.models.stages import LinearMap, See, Stage, stages
 
 
-def cut(tower: nn.Module, prefix: str) -> Sequence[Stage]:
+@stages("clip")
+def cut(tower: nn.Module) -> Sequence[Stage]:
     """Cut an image tower into stages: one after the other they are the tower.
 
     The patch convolution is no linear map here. Of the fused `in_proj_weight` [3d, d], query, key
     and value are fed the same.
-
-    Parameters
-    ----------
-    prefix : of the tower's parameters in files.
 
     Raises
     ------
@@ -49,10 +47,10 @@ def cut(tower: nn.Module, prefix: str) -> Sequence[Stage]:
     def project(inputs: Tensor, see: See | None = None) -> Tensor:
         pooled: Tensor = tower._pool(inputs)[0]
         if see:
-            see(LinearMap(f"{prefix}proj", 0), pooled)
+            see(LinearMap(f"{TOWER}proj", 0), pooled)
         return pooled @ tower.proj
 
-    names = (f"{prefix}transformer.resblocks.{index}." for index in range(len(inner)))
+    names = (f"{TOWER}transformer.resblocks.{index}." for index in range(len(inner)))
     return [embed, *map(_Attention, inner, names), project]
 
 

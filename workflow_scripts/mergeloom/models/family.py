@@ -7,11 +7,11 @@ CLIP. A family is a class registered by name in a module of this package.
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mergeloom.errors import MergeloomError
 from mergeloom.models.naming import Naming
-from mergeloom.models.stages import Stage
 
 
 class Family(Naming, Protocol):
@@ -24,8 +24,8 @@ class Family(Naming, Protocol):
         """The whole model, initialised at random from torch's global generator."""
         ...
 
-    def pretrained(self, architecture: Mapping[str, Any], weights: str) -> Any:
-        """The whole model with published weights."""
+    def pretrained(self, architecture: Mapping[str, Any], weights: str) -> tuple[Any, Path]:
+        """The whole model with published weights, and the file that they were read from."""
         ...
 
     def build_tower(self, architecture: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
@@ -34,10 +34,6 @@ class Family(Naming, Protocol):
 
     def tower_weights(self, tower: Any) -> dict[str, Any]:
         """The tower's own tensors (not copies) under their keys in files."""
-        ...
-
-    def stages(self, tower: Any) -> Sequence[Stage]:
-        """The tower cut up: each stage applies the parameters of one entry of `by_stage`."""
         ...
 
     def logits(self, tower: Any, head: Any, images: Any) -> Any:
@@ -70,11 +66,16 @@ def family(name: str) -> Callable[[_Class], _Class]:
     return register
 
 
-def families() -> dict[str, Family]:
-    """All families by name."""
+def import_modules() -> None:
+    """Import the modules of this package, so that each registers what it has."""
     package = importlib.import_module("mergeloom.models")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def families() -> dict[str, Family]:
+    """All families by name."""
+    import_modules()
     return _FAMILIES
 
 

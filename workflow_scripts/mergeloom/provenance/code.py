@@ -23,6 +23,7 @@ REGISTRIES = {
     "merger": "mergeloom/merging/methods",
     "modifier": "mergeloom/merging/methods",
     "family": "mergeloom/models",
+    "stages": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
     "optimizer": "mergeloom/training",
     "schedule": "mergeloom/training",
@@ -31,6 +32,7 @@ REGISTRIES = {
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them
+TYPES_ALONE = ast.dump(ast.Name("TYPE_CHECKING", ast.Load()))
 Definition = ast.FunctionDef | ast.ClassDef
 
 
@@ -120,9 +122,21 @@ def registered(registry: str, scripts: Path = SCRIPTS) -> dict[str, Registered]:
     return found
 
 
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below `node`, without imports that are there for types alone."""
+    queue = [node]
+    while queue:
+        found = queue.pop()
+        if isinstance(found, ast.If) and ast.dump(found.test) == TYPES_ALONE:
+            queue.extend(found.orelse)
+            continue
+        yield found
+        queue.extend(ast.iter_child_nodes(found))
+
+
 def _modules(node: ast.AST, scripts: Path) -> Iterator[Path]:
-    """Files of the first-party modules that the imports below `node` name."""
-    for statement in ast.walk(node):
+    """Files of the first-party modules that the imports below `node` name and that run."""
+    for statement in _running(node):
         if isinstance(statement, ast.Import):
             names = [alias.name for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom):

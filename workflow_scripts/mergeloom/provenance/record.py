@@ -31,6 +31,8 @@ def record(
 ) -> dict[str, Any]:
     """The record of a job.
 
+    A job that downloads adds the field `downloads`, "repository@commit/file" -> SHA-256.
+
     Parameters
     ----------
     inputs : files that the job reads; each is recorded by logical name and SHA-256.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.tree import Tree
 
 from mergeloom.errors import MergeloomError
@@ -16,7 +17,8 @@ from mergeloom.provenance.record import KEY, SIDECAR
 
 
 def trace(path: Path, roots: Mapping[str, str]) -> Tree:
-    """The tree of a file: every node a file, its rule and parameters, and below it what it read.
+    """The tree of a file: every node a file, its rule and parameters, and below it what it read
+    and what was downloaded for it.
 
     A file that is gone, or is no longer the one that was read, is marked so, and nothing is claimed
     about what lies below it. A file that was shown before is not unfolded twice.
@@ -54,6 +56,8 @@ def _grow(tree: Tree, path: Path, roots: Mapping[str, str], shown: set[str]) -> 
         else:
             shown.add(name)
             _grow(tree.add(f"{name} [dim]{digest[:12]}[/dim]"), below, roots, shown)
+    for name, digest in content.get("downloads", {}).items():
+        tree.add(f"{escape(name)} [dim](downloaded) sha256 {digest[:12]}[/dim]")
 
 
 def _summary(content: Mapping[str, Any]) -> str:

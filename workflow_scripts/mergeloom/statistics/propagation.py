@@ -10,7 +10,7 @@ from torch import Tensor
 from mergeloom.data.decoded import Images, normalise
 from mergeloom.io.tensors import TensorFile
 from mergeloom.models.family import get_family
-from mergeloom.models.stages import LinearMap
+from mergeloom.models.stages import LinearMap, get_stages
 from mergeloom.models.weights import read_tower
 from mergeloom.statistics.grams import GramSums
 
@@ -41,7 +41,7 @@ class Propagation:
         family = get_family(encoder["family"])
         with TensorFile(base) as file:
             tower = read_tower(family, encoder["architecture"], file).to(device).eval()
-        self._stages = family.stages(tower)
+        self._stages = get_stages(encoder["family"])(tower)
         self._weights = family.tower_weights(tower)
         self._preprocessing = encoder["image"]
         self._device, self._batch_size = device, batch_size

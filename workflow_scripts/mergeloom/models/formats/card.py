@@ -15,7 +15,7 @@ from mergeloom.models.formats.architecture import RECORD
 class Expert:
     """A fine-tuned model that went into a merge.
 
-    origin : repository, file and revision that it was imported from, if it was.
+    origin : the files that it was imported from, as repository@commit/file, if it was downloaded.
     """
 
     name: str
@@ -62,12 +62,9 @@ def facts_of_merge(metadata: Mapping[str, str]) -> Facts | None:
 
 def expert(name: str, checkpoint: Path) -> Expert:
     """An expert by its checkpoint, whose header says where it was downloaded."""
-    downloaded = read_header(checkpoint).metadata.get("downloaded")
-    origin = ""
-    if downloaded:
-        place = json.loads(downloaded)
-        origin = f"{place['repository']}, {place['file']}, commit `{place['commit']}`"
-    return Expert(name, sha256(checkpoint), origin)
+    record = json.loads(read_header(checkpoint).metadata.get(RECORD, "{}"))
+    downloads = sorted(record.get("downloads", {}))
+    return Expert(name, sha256(checkpoint), ", ".join(f"`{file}`" for file in downloads))
 
 
 def model_card(facts: Facts, library: str, usage: str) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from mergeloom.io.checksums import sha256
-from mergeloom.io.hub import fetch, listing
+from mergeloom.io.hub import fetch, listing, named
 from mergeloom.models.formats.sources import ADAPTER, CONFIG, OPEN_CLIP
 
 
@@ -14,8 +14,8 @@ def download_checkpoint(
 
     Returns
     -------
-    The file in the hub's cache; and repository, file, the commit that `revision` stands for, and
-    SHA-256.
+    The file in the hub's cache; and all that was fetched, "repository@commit/file" -> SHA-256, the
+    commit being the one that `revision` stands for.
 
     Raises
     ------
@@ -24,10 +24,10 @@ def download_checkpoint(
     """
     path = fetch(repository, file, revision)
     commit = path.parts[-1 - len(PurePosixPath(file).parts)]  # …/snapshots/{commit}/{file}
+    fetched = [path]
     there = set(listing(repository, commit))
     for name in (CONFIG, ADAPTER, OPEN_CLIP):
         beside = str(PurePosixPath(file).with_name(name))
         if beside in there:
-            fetch(repository, beside, commit)
-    record = {"repository": repository, "file": file, "commit": commit, "sha256": sha256(path)}
-    return path, record
+            fetched.append(fetch(repository, beside, commit))
+    return path, {named(found): sha256(found) for found in fetched}
