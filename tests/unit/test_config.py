@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import check_study, resolve_alpha
@@ -37,7 +38,8 @@ def test_the_shipped_configuration_and_presets_are_valid(config, presets):
 
 @pytest.mark.parametrize("suite", sorted(p.name for p in (CONFIG / "suites").glob("*.yaml")))
 def test_every_suite_is_valid_on_top_of_the_default(suite, config, presets):
-    config |= yaml.safe_load((CONFIG / "suites" / suite).read_text())
+    # As snakemake lays it over: mappings are merged, lists replaced.
+    update_config(config, yaml.safe_load((CONFIG / "suites" / suite).read_text()))
     check(config, schema_named(CONFIG / "schema", "config"), suite)
     check_study(config, presets)
 
