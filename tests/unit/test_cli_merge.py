@@ -864,7 +864,7 @@ def test_the_package_merges_where_it_lies_among_others(files: Files) -> None:
 
 
 def test_an_interrupted_merge_leaves_nothing(tmp_path: Path) -> None:
-    files = Files(tmp_path, {f"layers.{i}.weight": (500, 500) for i in range(12)})
+    files = Files(tmp_path, {f"layers.{i}.weight": (500, 500) for i in range(40)})
     command = [*MERGELOOM, *map(str, arguments(files, "tsv", family="generic", threads=1))]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not left(files.out.parent):
@@ -875,7 +875,7 @@ def test_an_interrupted_merge_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_killed_merge_leaves_no_output_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    files = Files(tmp_path, {f"layers.{i}.weight": (500, 500) for i in range(12)})
+    files = Files(tmp_path, {f"layers.{i}.weight": (500, 500) for i in range(40)})
     typed = arguments(files, "tsv", family="generic", threads=1)
     command = [*MERGELOOM, *map(str, typed)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -102,10 +102,10 @@ def test_predictions_are_counted_once_for_both_figures(fresh):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sede": 3}, "config: unknown key 'sede'; known keys: benchmarks"),
+        ({"sede": 3}, "config: unknown key 'sede'; known keys: allow_overlap"),
         ({"mergers": ["tvs"]}, "unknown merger 'tvs'; config has: breadcrumbs"),
         ({"encoders": ["ViT-Nono"]}, "unknown encoder 'ViT-Nono'; config has: ViT-B-16"),
-        ({"benchmarks": ["tniy"]}, "unknown benchmark 'tniy'; config has: N14, N2, N20"),
+        ({"benchmarks": ["tniy"]}, "unknown benchmark 'tniy'; config has: N14, N14-11way"),
         ({"svd": {"fraction": 2}}, "config: svd.fraction: 2 is greater than the maximum of 1"),
         ({"corruptions": ["fog2"]}, "unknown corruption 'fog'; there is: contrast, gaussian_noise"),
         ({"corruptions": ["contrast6"]}, "'contrast6': severity is 6, expected 1 to 5"),
