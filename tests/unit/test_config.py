@@ -203,3 +203,54 @@ def test_a_merger_cannot_take_the_name_of_the_fine_tuned_result(config, changed)
     changed["mergers"]["finetuned"] = {"method": "tsv"}
     with pytest.raises(MergeloomError, match="'finetuned' is the name of"):
         check_study(config, changed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset", "message"),
+    [
+        ("experts", {"import": {"hub": "a/b", "file": "c.pt"}}, "import: 'revision' is a required"),
+        ("tasks", {"source": {"hub": "a/b", "revision": "main"}}, "source: 'files' is a required"),
+        (
+            "tasks",
+            {"source": {"folder": "/birds", "split": "train"}},
+            "source: unknown key 'split'; known keys: folder",
+        ),
+        (
+            "tasks",
+            {"source": {"rendered": "shapes", "train": 1, "val": 0, "test": "all"}},
+            "source.test: 'all' is not of type 'integer'",
+        ),
+    ],
+)
+def test_a_preset_of_one_of_several_kinds_is_told_what_its_kind_lacks(kind, preset, message):
+    words = {"title": "Birds", "classnames": ["a", "b"], "templates": ["{c}"]}
+    content = preset | (words if kind == "tasks" else {})
+    with pytest.raises(MergeloomError, match=message):
+        check(content, schema_named(CONFIG / "schema", kind), "birds")
+
+
+def test_a_preset_that_could_be_of_two_kinds_is_told_so():
+    content = {"title": "Birds", "source": {}, "classnames": ["a", "b"], "templates": ["{c}"]}
+    kinds = "'shards'; keys rendered, train, val, test; keys hub, revision, files; keys folder"
+    with pytest.raises(
+        MergeloomError, match=rf"birds: source: is {{}}, expected exactly one of: {kinds}"
+    ):
+        check(content, schema_named(CONFIG / "schema", "tasks"), "birds")
+
+
+@pytest.mark.parametrize("alpha", ["high", [1.0]])
+def test_a_value_of_no_kind_is_told_all_kinds(alpha):
+    with pytest.raises(MergeloomError, match="alpha: is .*, expected exactly one of: number; "):
+        check({"method": "tsv", "alpha": alpha}, schema_named(CONFIG / "schema", "mergers"), "m")
+
+
+def test_keys_that_exclude_each_other_are_named_with_what_there_may_be():
+    recipe = {"batch_size": 1, "lr": 1, "weight_decay": 0, "warmup_steps": 0, "clip": 1}
+    for more in ({}, {"steps": 3, "epochs": 2}):
+        with pytest.raises(
+            MergeloomError, match="expected exactly one of: keys steps; keys epochs"
+        ):
+            check(recipe | more, schema_named(CONFIG / "schema", "recipes"), "mine")
+    both = {"import": {"hub": "a/b", "file": "c", "revision": "main", "path": "d"}}
+    with pytest.raises(MergeloomError, match="one of: keys hub, file, revision; keys path"):
+        check(both, schema_named(CONFIG / "schema", "experts"), "mine")

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from jsonschema.exceptions import ValidationError, best_match, relevance
 
 from mergeloom.errors import MergeloomError
 
@@ -38,6 +38,7 @@ def check(content: Any, schema: Mapping[str, Any], where: str) -> None:
     error = best_match(Draft202012Validator(schema).iter_errors(content))
     if error is None:
         return
+    error = _narrowed(error)
     place = ".".join(str(part) for part in error.absolute_path)
     place = f"{where}: {place}" if place else where
     if error.validator == "additionalProperties":
@@ -46,7 +47,55 @@ def check(content: Any, schema: Mapping[str, Any], where: str) -> None:
         raise MergeloomError(
             f"{place}: unknown key {', '.join(map(repr, unknown))}; known keys: {', '.join(known)}"
         )
+    if error.validator == "oneOf":
+        kinds = "; ".join(_kind(branch) for branch in error.schema["oneOf"])
+        raise MergeloomError(f"{place}: is {error.instance!r}, expected exactly one of: {kinds}")
     raise MergeloomError(f"{place}: {error.message}")
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """What makes content be of a kind, in a few words."""
+    if "required" in schema:
+        return "keys " + ", ".join(schema["required"])
+    return repr(schema["const"]) if "const" in schema else f"{schema.get('type', 'another')}"
+
+
+# How much an error says that content is of another kind than a schema describes.
+_FOREIGN = {"const": 2, "enum": 2, "not": 2, "type": 2, "additionalProperties": 1}
+
+
+def _narrowed(error: ValidationError) -> ValidationError:
+    """Of an error that content is of none of several kinds, what it lacks of the kind it is of.
+
+    That is the kind that it fits but for what is missing or wrong in it; where two fit alike, the
+    error stays as it is.
+    """
+    while error.validator == "oneOf" and error.context:
+        kinds: dict[Any, list[ValidationError]] = {}
+        for wrong in error.context:
+            kinds.setdefault(wrong.schema_path[0], []).append(wrong)
+        ranked = sorted(
+            (_strangeness(error.instance, error.schema["oneOf"][kind], errors), kind)
+            for kind, errors in kinds.items()
+        )
+        if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+            break
+        chosen = max(kinds[ranked[0][1]], key=relevance)
+        if not chosen.path and _FOREIGN.get(str(chosen.validator), 0) > 1:
+            break
+        error = chosen
+    return error
+
+
+def _strangeness(
+    content: Any, kind: Mapping[str, Any], errors: list[ValidationError]
+) -> tuple[int, int]:
+    """How far content is from being of a kind: first by what no other value in it would mend."""
+    content = content if isinstance(content, Mapping) else {}
+    foreign = sum(_FOREIGN.get(str(error.validator), 0) for error in errors if not error.path)
+    if "required" in kind and not any(key in content for key in kind["required"]):
+        foreign += 2
+    return foreign, len(errors)
 
 
 def schema_named(folder: Path, name: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergeloom.errors import MergeloomError
 from mergeloom.io.jsonfile import read_json
 
 SCHEMA = "mergeloom/diagnosis/1"
@@ -40,7 +39,5 @@ def diagnosis(
 
 def read_diagnosis(path: str) -> dict[str, Any]:
     """A diagnosis JSON; MergeloomError when it is none."""
-    content: dict[str, Any] = read_json(path)
-    if content.get("schema") != SCHEMA:
-        raise MergeloomError(f"{path}: schema is {content.get('schema')!r}, expected {SCHEMA!r}")
+    content: dict[str, Any] = read_json(path, SCHEMA)
     return content

@@ -4,7 +4,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mergeloom.errors import MergeloomError
 from mergeloom.io.jsonfile import read_json
 
 SCHEMA = "mergeloom/inspection/1"
@@ -36,7 +35,5 @@ def inspection(
 
 def read_inspection(path: str) -> dict[str, Any]:
     """An inspection JSON; MergeloomError when it is none."""
-    content: dict[str, Any] = read_json(path)
-    if content.get("schema") != SCHEMA:
-        raise MergeloomError(f"{path}: schema is {content.get('schema')!r}, expected {SCHEMA!r}")
+    content: dict[str, Any] = read_json(path, SCHEMA)
     return content

@@ -93,7 +93,5 @@ def no_model_of_unseen_tasks(merger: str) -> str:
 
 def read_result(path: str) -> dict[str, Any]:
     """A result JSON; MergeloomError when it is none."""
-    content: dict[str, Any] = read_json(path)
-    if content.get("schema") != SCHEMA:
-        raise MergeloomError(f"{path}: schema is {content.get('schema')!r}, expected {SCHEMA!r}")
+    content: dict[str, Any] = read_json(path, SCHEMA)
     return content

@@ -27,18 +27,22 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], schema: str | None = None) -> Any:
     """Read a JSON file.
+
+    Parameters
+    ----------
+    schema : what its field `schema` must be.
 
     Raises
     ------
     MergeloomError
-        If the file is missing, or is not JSON (the message names the line).
+        If the file is missing, is not JSON (the message names the line), or is of another schema.
     """
     name = os.fspath(path)
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            content = json.load(file)
     except FileNotFoundError as error:
         raise MergeloomError(
             f"{name}: no such file. Check the path, or build it with `snakemake {name}`."
@@ -47,3 +51,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise MergeloomError(
             f"{name}: is not JSON ({error}). Delete it, and make it again."
         ) from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if schema and found != schema:
+        raise MergeloomError(f"{name}: schema is {found!r}, expected {schema!r}")
+    return content
