@@ -31,7 +31,7 @@ wildcard_constraints:
     size="[0-9]+",
     other=NAME,
     corruption="[a-z_]+",
-    severity="[0-9]+",
+    severity="[0-9]*",
 
 
 include: "rules/lock.smk"

@@ -278,7 +278,7 @@ def download_of(task):
 
 def folder_of(task):
     """The folder that a task's images are given in."""
-    return Path(preset("tasks", task)["source"]["folder"])
+    return Path(preset("tasks", task)["source"]["folder"]).expanduser()
 
 
 def split_folders(task):
@@ -565,6 +565,10 @@ def given_checkpoint(wildcards):
 @explained
 def one_merged_model(wildcards):
     """The merged task vector of a merger that gives one model, and not one per task."""
+    if wildcards.format not in ("transformers", "open_clip"):
+        raise MergeloomError(
+            f"unknown format {wildcards.format!r}; models are exported as transformers or open_clip"
+        )
     if wildcards.merger in (ZEROSHOT, FINETUNED) or gives_one_per_task(wildcards):
         raise MergeloomError(
             f"merger {wildcards.merger!r} gives no single merged model, so there is none to export; "

@@ -18,7 +18,7 @@ rule export_model:
     benchmark:
         "<benchmarks>/models/{encoder}/{experts}/exported/{benchmark}/{merger}/{format}.jsonl"
     wildcard_constraints:
-        format="transformers|open_clip",
+        format=NAME,
     conda:
         "../envs/environment.yaml"
     resources:

@@ -240,7 +240,7 @@ def test_a_preset_that_could_be_of_two_kinds_is_told_so():
 
 @pytest.mark.parametrize("alpha", ["high", [1.0]])
 def test_a_value_of_no_kind_is_told_all_kinds(alpha):
-    with pytest.raises(MergeloomError, match="alpha: is .*, expected exactly one of: number; "):
+    with pytest.raises(MergeloomError, match=r"alpha: is .*, expected exactly one of: number; "):
         check({"method": "tsv", "alpha": alpha}, schema_named(CONFIG / "schema", "mergers"), "m")
 
 

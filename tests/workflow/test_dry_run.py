@@ -140,6 +140,12 @@ def test_a_wrong_published_figure_is_one_clear_error(fresh):
         ("results/ViT/finetuned/tiny/tsv.json", "unknown encoder 'ViT'"),
         (f"{RESULTS}/confusion/tvs.json", "unknown merger 'tvs'; config has: breadcrumbs"),
         (f"{RESULTS}/corrupted/fog2/tsv.json", "unknown corruption 'fog'; there is: contrast"),
+        (f"{RESULTS}/corrupted/contrast/tsv.json", "severity is missing, expected 1 to 5"),
+        ("models/ViT-Tiny/finetuned/exported/tiny/tsv/onnx", "unknown format 'onnx'; models are"),
+        (
+            "models/ViT-Tiny/finetuned/exported/tiny/finetuned/transformers",
+            "merger 'finetuned' gives no single merged model",
+        ),
         (f"{RESULTS}/corrupted/contrast0/tsv.json", "severity is 0, expected 1 to 5"),
         (f"{RESULTS}/on/tniy/tsv.json", "unknown benchmark 'tniy'"),
         (f"{RESULTS}/on/demo2/emr.json", "merger 'emr' gives one model per task, and none belongs"),

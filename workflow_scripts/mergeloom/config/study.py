@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mergeloom.config.presets import choose
@@ -99,7 +100,8 @@ def corruption_and_severity(name: str) -> tuple[str, int]:
     ------
     MergeloomError – an unknown corruption, or a severity that is not one of 1 to 5.
     """
-    corruption, severity = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
+    corruption = name.rstrip("0123456789")
+    severity = name.removeprefix(corruption)
     _look_up("corruption", corruption, f"corruption {name!r}")
     if severity not in set("12345"):
         raise MergeloomError(
@@ -208,6 +210,8 @@ def resolve_import(
         raise MergeloomError(
             f"experts {experts!r}: import: {error} is no name; {{encoder}} and {{task}} are"
         ) from None
+    if "path" in found:
+        found["path"] = str(Path(found["path"]).expanduser())
     return found | ({"revision": given["revision"]} if "revision" in given else {})
 
 

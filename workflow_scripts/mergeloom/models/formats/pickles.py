@@ -27,12 +27,11 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         If the file refers to anything but tensors, containers and modules, is damaged, cut short,
         or holds no tensors.
     """
+    mapped = _mappable(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols that another program chose
-            content: Any = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=_mappable(path)
-            )
+            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     # Whatever torch refuses, the restricted reader either reads or says what is wrong with it.
     except Exception:
         content = read_module(path)
