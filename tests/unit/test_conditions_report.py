@@ -16,6 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from mergeloom.config.conditions import design as design_of_sweep
 from mergeloom.errors import MergeloomError
 from mergeloom.report import style
 from mergeloom.report.conditions.accuracy import accuracy
@@ -374,6 +375,18 @@ def test_conditions_of_several_changes_words_and_full_crosses_find_their_place()
     alone = design({"base": {}}, {})
     assert alone == Design(alone.groups, [""])
     assert alone.groups[0].levels[0].conditions == {"": "base"}
+
+
+def test_the_design_of_a_sweep_says_what_it_changes_of_which_base():
+    sweep = {"recipe": "sgd", "vary": {"lr": [1e-3, 1e-4]}, "cross": {"momentum": [0.0, 0.9]}}
+    recipe = {"lr": 1e-4, "momentum": 0.0, "batch_size": 32}
+    presets = {"conditions": {"s": sweep}, "recipes": {"sgd": recipe}}
+    given = design_of_sweep("s", presets)
+    assert given["base"] == {"momentum": 0.0, "lr": 1e-4}
+    assert given["cross"] == ["momentum"]
+    shown = design(**given)
+    assert [level.label for level in shown.groups[0].levels] == ["1e-4", "1e-3"]
+    assert shown.variants == ["momentum 0", "momentum 0.9"]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def markdown(
     """
     numbers = Numbers(summary)
     seeds = int(summary["seeds"].max())
-    several = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    several = f"means ± standard deviations over {seeds} seeds" if seeds > 1 else "of one seed"
     of_tasks = (AVERAGE, *tasks)
     lines = [
         f"# Training conditions: {subject}",
