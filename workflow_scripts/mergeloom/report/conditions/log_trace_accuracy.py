@@ -66,7 +66,8 @@ def log_trace_accuracy(
         left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         left.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         handles = _key(design, colors, list(dict.fromkeys(points["selection"])))
-        fig.legend(handles=handles, loc="outside lower center", ncols=3)
+        kinds = 2 + (len(design.variants) > 1)
+        fig.legend(handles=handles, loc="outside lower center", ncols=kinds)
         return fig
 
 
