@@ -704,6 +704,23 @@ SWEEP = "conditions/{encoder}/{benchmark}/{sweep}"
 SWEEP_FIGURES = ("accuracy", "log_trace_training", "log_trace_accuracy", "alpha_curves")
 
 
+def of_target(sweep):
+    """Tables and figures of a sweep on the encoder and benchmark of its preset."""
+    given = preset("conditions", sweep)
+    return expand(
+        f"<results>/{SWEEP}/{{file}}",
+        sweep=sweep,
+        encoder=given["encoder"],
+        benchmark=given["benchmark"],
+        file=[
+            "conditions.csv",
+            "summary.md",
+            "mergers.csv",
+            *(f"{f}.png" for f in SWEEP_FIGURES),
+        ],
+    )
+
+
 def figure_of_sweep(name, label):
     """A figure of a sweep of conditions as PNG, shown in the report."""
     return report(
