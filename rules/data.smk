@@ -135,7 +135,7 @@ rule split_task:
         seed=config["data_seed"],
         allow_overlap=may_overlap,
         code=code("split_task.py"),
-        env=env(("numpy", "pillow")),
+        env=env(("numpy", "pillow", "torch")),
     message:
         "Comparing the splits of {wildcards.task}"
     script:
