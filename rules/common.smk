@@ -262,16 +262,6 @@ def over_tasks(pattern, of="benchmark", **fixed):
     return paths
 
 
-def of_encoder(pattern, **fixed):
-    """Input function: the pattern with `{size}` from the encoder's preset."""
-
-    def path(wildcards):
-        size = preset("encoders", wildcards.encoder)["image"]["size"]
-        return expand(pattern, size=size, **{**wildcards, **fixed})[0]
-
-    return path
-
-
 def of_studies(pattern, experts=None, **more):
     """The pattern for every encoder, collection of experts and benchmark of the configuration."""
     return expand(
@@ -334,6 +324,12 @@ def state_of_folder(task):
     return explained(lambda wildcards: state_of(folder_of(task)))
 
 
+def has_split(task, split):
+    """Whether a task has a split of its own, as a rule will make it, or as it is there."""
+    made = made_shards(preset("tasks", task))
+    return split in made if made else Path(ROOTS["data"], task, split).is_dir()
+
+
 def shards_of(split, instead=None):
     """Input function: the shards of a split, as a rule will make them, or as they are there.
 
@@ -342,11 +338,10 @@ def shards_of(split, instead=None):
 
     @explained
     def shards(wildcards):
+        if split == "val" and not has_split(wildcards.task, split):
+            return shards_of(instead)(wildcards) if instead else []
         made = made_shards(preset("tasks", wildcards.task))
         folder = Path(ROOTS["data"], wildcards.task, split)
-        there_is = split in made if made else folder.is_dir()
-        if split == "val" and not there_is:
-            return shards_of(instead)(wildcards) if instead else []
         if made:
             return [str(folder / f"{index}.tar") for index in range(made[split])]
         try:
@@ -386,6 +381,51 @@ def recipe_of(wildcards):
     """The recipe of a collection of experts for a task."""
     name, task = recipe_name(wildcards), wildcards.task
     return resolve_epochs(preset("recipes", name), name, preset("tasks", task), task)
+
+
+def balancing_of(wildcards):
+    """How a collection of experts balances classes; checkpoints not trained here do not."""
+    experts = preset("experts", wildcards.experts)
+    if "import" in experts or "source" in experts:
+        return "none"
+    return preset("recipes", recipe_name(wildcards)).get("balancing", "none")
+
+
+def images_of(split, of=None):
+    """Input function: a decoded split, `train` or `val`, as a collection's balancing has it.
+
+    Of the task of the path, or of every task of the benchmark that the wildcard `of` names. A task
+    with a split of its own for validation keeps that as it is.
+    """
+
+    def path(task, size, undersampled):
+        drawn = split == "train" or not has_split(task, split)
+        folder = "undersample/" if undersampled and drawn else ""
+        return expand(
+            "<cache>/{task}/{folder}{split}_{size}px.safetensors",
+            task=task,
+            folder=folder,
+            split=split,
+            size=size,
+        )[0]
+
+    @explained
+    def paths(wildcards):
+        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        undersampled = balancing_of(wildcards) == "undersample"
+        if of is None:
+            return path(wildcards.task, size, undersampled)
+        return [path(task, size, undersampled) for task in tasks_of(wildcards, of)]
+
+    return paths
+
+
+# Whatever belongs to a collection of experts reads its images by these, so that it sees no image that
+# validates it.
+training_images = images_of("train")
+validation_images = images_of("val")
+training_images_of_benchmark = images_of("train", of="benchmark")
+validation_images_of_benchmark = images_of("val", of="benchmark")
 
 
 def seed_of(wildcards):

@@ -135,11 +135,36 @@ rule split_task:
         seed=config["data_seed"],
         allow_overlap=may_overlap,
         code=code("split_task.py"),
-        env=env(("numpy", "pillow")),
+        env=env(("numpy", "pillow", "torch")),
     message:
         "Comparing the splits of {wildcards.task}"
     script:
         "../workflow_scripts/split_task.py"
+
+
+rule balance_task:
+    input:
+        train=shards_of("train"),
+        splits=record_of_splits,
+        classnames=f"<data>/{{task}}/{CLASSNAMES}",
+    output:
+        record="<cache>/{task}/undersample.json",
+    log:
+        "<logs>/cache/{task}/undersample.log",
+    benchmark:
+        "<benchmarks>/cache/{task}/undersample.jsonl"
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        mem_mb=memory_of_stream,
+    params:
+        seed=config["data_seed"],
+        code=code("balance_task.py"),
+        env=env(("numpy", "torch")),
+    message:
+        "Balancing the training images of {wildcards.task}"
+    script:
+        "../workflow_scripts/balance_task.py"
 
 
 rule decode_training_images:
@@ -183,3 +208,33 @@ use rule decode_training_images as decode_evaluation_images with:
         "<benchmarks>/cache/{task}/evaluation_{size}px.jsonl"
     message:
         "Decoding the validation and test images of {wildcards.task} at {wildcards.size} px"
+
+
+use rule decode_training_images as decode_balanced_training_images with:
+    input:
+        train=shards_of("train"),
+        splits=["<cache>/{task}/undersample.json"],
+        classnames=f"<data>/{{task}}/{CLASSNAMES}",
+    output:
+        train="<cache>/{task}/undersample/train_{size}px.safetensors",
+    log:
+        "<logs>/cache/{task}/undersample/train_{size}px.log",
+    benchmark:
+        "<benchmarks>/cache/{task}/undersample/train_{size}px.jsonl"
+    message:
+        "Decoding the balanced training images of {wildcards.task} at {wildcards.size} px"
+
+
+use rule decode_training_images as decode_balanced_validation_images with:
+    input:
+        val=shards_of("val", instead="train"),
+        splits=["<cache>/{task}/undersample.json"],
+        classnames=f"<data>/{{task}}/{CLASSNAMES}",
+    output:
+        val="<cache>/{task}/undersample/val_{size}px.safetensors",
+    log:
+        "<logs>/cache/{task}/undersample/val_{size}px.log",
+    benchmark:
+        "<benchmarks>/cache/{task}/undersample/val_{size}px.jsonl"
+    message:
+        "Decoding the validation images of {wildcards.task}, balanced, at {wildcards.size} px"

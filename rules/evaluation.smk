@@ -8,7 +8,7 @@ rule evaluate_finetuned:
             "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"
         ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+        val=validation_images_of_benchmark,
         test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
     output:
         result=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
@@ -39,7 +39,7 @@ rule evaluate_zeroshot:
     input:
         base="<models>/{encoder}/base.safetensors",
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+        val=validation_images_of_benchmark,
         test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     output:
@@ -74,7 +74,7 @@ use rule evaluate_zeroshot as evaluate_merged with:
         base="<models>/{encoder}/base.safetensors",
         merged="<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+        val=validation_images_of_benchmark,
         test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     output:

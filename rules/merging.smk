@@ -50,7 +50,7 @@ rule merge_by_stage:
         task_vectors=over_tasks(
             "<models>/{encoder}/{experts}/{task}/task_vector.safetensors"
         ),
-        images=over_tasks("<cache>/{task}/train_{size}px.safetensors"),
+        images=training_images_of_benchmark,
     output:
         merged="<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
     log:

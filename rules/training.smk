@@ -5,8 +5,8 @@ rule finetune_task:
     input:
         base="<models>/{encoder}/base.safetensors",
         head="<models>/{encoder}/heads/{task}.safetensors",
-        train=of_encoder("<cache>/{task}/train_{size}px.safetensors"),
-        val=of_encoder("<cache>/{task}/val_{size}px.safetensors"),
+        train=training_images,
+        val=validation_images,
     output:
         checkpoint="<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
         curve="<models>/{encoder}/{experts}/{task}/training.parquet",
@@ -45,8 +45,8 @@ for selections in filter(None, RUNS):
         input:
             base="<models>/{encoder}/base.safetensors",
             head="<models>/{encoder}/heads/{task}.safetensors",
-            train=of_encoder("<cache>/{task}/train_{size}px.safetensors"),
-            val=of_encoder("<cache>/{task}/val_{size}px.safetensors"),
+            train=training_images,
+            val=validation_images,
         output:
             **of_selections(
                 "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",

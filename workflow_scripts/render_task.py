@@ -9,7 +9,8 @@ from rule import job
 with job(snakemake) as j:
     task = j.params.task
     counts = {split: task["source"][split] for split in ("train", "val", "test")}
-    splits = render(task["source"]["rendered"], task["classnames"], counts, j.seed)
+    imbalance = task["source"].get("imbalance", 1)
+    splits = render(task["source"]["rendered"], task["classnames"], counts, j.seed, imbalance)
     for split, (images, labels) in splits.items():
         write_shard(Path(j.output[split]), images, labels)
         write_lines(Path(j.output[f"{split}_count"]), ["1"])

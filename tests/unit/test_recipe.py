@@ -154,6 +154,28 @@ def test_pretraining_on_several_tasks_has_no_task_to_take_epochs_from(config, pr
         check_study(config, presets)
 
 
+def test_pretraining_on_several_tasks_balances_no_classes(config, presets):
+    presets["recipes"]["nano_pretraining"]["balancing"] = "none"
+    check_study(config, presets)
+    presets["recipes"]["nano_pretraining"]["balancing"] = "sampler"
+    with pytest.raises(
+        MergeloomError, match="encoder 'ViT-Nano': the recipe 'nano_pretraining' balances the clas"
+    ):
+        check_study(config, presets)
+
+
+def test_a_recipe_balances_in_one_of_three_ways():
+    schema = schema_named(CONFIG / "schema", "recipes")
+    assert Recipe.read(GIVEN).balancing == "none"
+    for balancing in ("none", "undersample", "sampler"):
+        check(GIVEN | {"balancing": balancing}, schema, "mine")
+        assert Recipe.read(GIVEN | {"balancing": balancing}).balancing == balancing
+    with pytest.raises(MergeloomError, match="mine: balancing: 'oversample' is not one of"):
+        check(GIVEN | {"balancing": "oversample"}, schema, "mine")
+    with pytest.raises(MergeloomError, match="unknown balancing 'oversample'; there is: none, un"):
+        Recipe.read(GIVEN | {"balancing": "oversample"})
+
+
 @pytest.mark.parametrize("epochs", ["tasks", 0, -1])
 def test_epochs_are_a_number_or_task(epochs):
     schema = schema_named(CONFIG / "schema", "recipes")

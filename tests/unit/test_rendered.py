@@ -18,18 +18,19 @@ PRESETS = {
     if "rendered" in (preset := yaml.safe_load(path.read_text()))["source"]
 }
 DEMO8 = {"digits", "letters", "house_numbers", "shapes", "textures", "signs", "land", "dots"}
+LONG_TAILED = {"digits_longtail", "letters_longtail"}
 SMALL = {"train": 30, "val": 11, "test": 20}
 
 
-@pytest.fixture(params=sorted(PRESETS))
+@pytest.fixture(params=sorted(PRESETS.keys() - LONG_TAILED))
 def task(request):
-    """Every rendered preset: the renderer's name and the class names."""
+    """Every rendered preset but those thinned out: the renderer's name and the class names."""
     preset = PRESETS[request.param]
     return preset["source"]["rendered"], preset["classnames"]
 
 
 def test_there_are_presets_of_the_eight_tasks_and_of_the_corpus():
-    assert set(PRESETS) == DEMO8 | {"atlas"}
+    assert set(PRESETS) == DEMO8 | LONG_TAILED | {"atlas"}
     assert len(PRESETS["atlas"]["classnames"]) > 100
 
 
@@ -118,6 +119,36 @@ def test_more_training_images_leave_validation_and_test_as_they_were():
     many = render("dots", ["one", "two"], {"train": 40, "val": 4, "test": 4}, 0)
     for split in ("val", "test"):
         np.testing.assert_array_equal(few[split][0], many[split][0])
+
+
+@pytest.mark.parametrize("name", sorted(LONG_TAILED))
+def test_a_long_tailed_preset_thins_out_the_training_images_of_the_balanced_one(name):
+    preset, whole = PRESETS[name], PRESETS[name.removesuffix("_longtail")]
+    source, classnames = preset["source"], preset["classnames"]
+    assert classnames == whole["classnames"]
+    assert preset["templates"] == whole["templates"]
+    counts = {split: source[split] for split in ("train", "val", "test")}
+    assert {k: v for k, v in source.items() if k != "imbalance"} == whole["source"]
+    balanced = render(source["rendered"], classnames, counts, 0)
+    tailed = render(source["rendered"], classnames, counts, 0, source["imbalance"])
+    for split in ("val", "test"):
+        for one, other in zip(balanced[split], tailed[split], strict=True):
+            np.testing.assert_array_equal(one, other)
+    first, last = source["train"] // len(classnames), len(classnames) - 1
+    expected = [int(first * source["imbalance"] ** (-c / last) + 1e-9) for c in range(last + 1)]
+    assert expected[0] == 10 * expected[-1]
+    assert np.bincount(tailed["train"][1]).tolist() == expected
+    kept, drawn = (
+        {(image.tobytes(), label) for image, label in zip(*splits["train"], strict=True)}
+        for splits in (tailed, balanced)
+    )
+    assert kept < drawn
+
+
+def test_without_imbalance_a_task_is_what_it_was():
+    plain, flat = (render("dots", ["one", "two"], SMALL, 0, *more) for more in ((), (1,)))
+    for split in SMALL:
+        np.testing.assert_array_equal(plain[split][0], flat[split][0])
 
 
 def test_an_image_does_not_depend_on_which_other_classes_are_asked_for():

@@ -1,14 +1,21 @@
 """Splits: no image is in two of them, and training never touches validation."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from pictures import encoded, pixels, shard
 from safetensors.numpy import load_file
+from torch.utils.data import random_split
 
 from mergeloom.data.decoded import decode
+from mergeloom.data.hold_out import hold_out
 from mergeloom.data.shards import Sample
 from mergeloom.data.split_record import indices_of
-from mergeloom.data.splits import content_of, draw_validation, split_task
+from mergeloom.data.splits import content_of, not_to_validate, split_task
 from mergeloom.errors import MergeloomError
 from mergeloom.io.jsonfile import write_json
 
@@ -41,35 +48,62 @@ def names(count):
     return [str(index).encode() for index in range(count)]
 
 
-@pytest.mark.parametrize(("train", "val"), [(10, 1), (1239, 123), (50_000, 5000), (60_000, 5000)])
-def test_validation_is_a_tenth_of_train_and_at_most_5000(train, val):
-    drawn = draw_validation(names(train), set(), 0, "t")
-    assert len(drawn) == len(set(drawn)) == val
-    assert drawn == sorted(drawn)
-    assert 0 <= drawn[0] <= drawn[-1] < train
+@pytest.mark.parametrize(
+    ("count", "val"), [(10, 1), (1239, 123), (50_000, 5000), (60_000, 5000), (54_210, 5000)]
+)
+@pytest.mark.parametrize("seed", [0, 2])
+def test_validation_is_drawn_as_torchs_random_split_draws_it(count, val, seed):
+    generator = torch.Generator().manual_seed(seed)
+    expected = random_split(range(count), [count - val, val], generator=generator)
+    for part, drawn in zip(expected, hold_out(count, seed, [], "t"), strict=True):
+        assert part.indices == drawn.tolist()
 
 
-def test_the_seed_decides_and_nothing_else_does():
-    first = draw_validation(names(1000), set(), 0, "t")
-    assert draw_validation(names(1000), set(), 0, "t") == first
-    assert draw_validation(names(1000), set(), 1, "t") != first
+def test_the_first_training_images_are_those_that_public_code_asserts():
+    """MNIST whole, and with as many images of every digit as of its rarest, 5421."""
+    assert hold_out(60_000, 0, [], "MNIST")[0][0] == 36044
+    assert hold_out(54_210, 0, [], "MNIST")[0][0] == 31034
+
+
+def test_another_seed_holds_out_other_images():
+    assert set(hold_out(1000, 0, [], "t")[1]) != set(hold_out(1000, 1, [], "t")[1])
+
+
+def test_the_next_image_before_takes_the_place_of_one_that_must_not_validate():
+    order = np.concatenate(hold_out(100, 0, [], "t"))
+    excluded = [order[99], order[97], order[89], order[3]]
+    training, validation = hold_out(100, 0, excluded, "t")
+    expected = [*order[86:89], *order[90:97], order[98]][-10:]
+    assert validation.tolist() == expected
+    assert training.tolist() == [i for i in order if i not in set(expected)]
 
 
 def test_what_occurs_twice_in_train_or_in_test_never_validates():
     # Half of the images occur twice, a tenth is in test, too.
     train = names(1000) + names(500)
-    test = set(names(1000)[900:])
+    excluded = not_to_validate(train, set(names(1000)[900:]))
+    assert excluded == [*range(500), *range(900, 1500)]
     for seed in range(5):
-        drawn = draw_validation(train, test, seed, "t")
-        assert len(drawn) == 150
+        training, drawn = hold_out(1500, seed, excluded, "t")
+        assert len(set(drawn)) == 150
         assert all(500 <= index < 900 for index in drawn)
+        assert sorted([*training, *drawn]) == list(range(1500))
 
 
 def test_too_few_images_to_draw_from_are_an_error():
     with pytest.raises(MergeloomError, match=r"t: .* a tenth of the 9 .* only 0 .*split `val`"):
-        draw_validation(names(9), set(), 0, "t")
+        hold_out(9, 0, [], "t")
     with pytest.raises(MergeloomError, match=r"a tenth of the 100 training images, but only 4 "):
-        draw_validation(names(4) + names(52)[4:] * 2, set(), 0, "t")
+        hold_out(100, 0, range(4, 100), "t")
+
+
+def test_reading_and_comparing_splits_needs_no_torch():
+    program = (
+        "import sys, mergeloom.data.splits, mergeloom.data.split_record;"
+        "assert 'torch' not in sys.modules"
+    )
+    library = str(Path(decode.__code__.co_filename).parents[2])
+    subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": library}, check=True)
 
 
 def test_an_image_that_occurs_twice_is_never_split_across_train_and_validation(task, tmp_path):
@@ -78,6 +112,7 @@ def test_an_image_that_occurs_twice_is_never_split_across_train_and_validation(t
     shards = task(train=train, test=pixels(10, seed=1))
     record = split(shards)
     assert record["repeated"] == {"train": 60, "test": 0}
+    assert record["excluded"] == [*range(30), *range(60, 90)]
     write_json(tmp_path / "splits.json", record)
     for part in ("train", "val", "test"):
         indices = indices_of(tmp_path / "splits.json", part)
@@ -99,7 +134,7 @@ def test_an_image_that_occurs_twice_is_never_split_across_train_and_validation(t
 
 def test_a_split_for_validation_is_taken_as_it_is(task, tmp_path):
     record = split(task(train=pixels(20), val=pixels(5, 1), test=pixels(5, 2)))
-    assert record["validation"] is None
+    assert record["validation"] is record["excluded"] is None
     assert record["images"] == {"train": 20, "val": 5, "test": 5}
     write_json(tmp_path / "splits.json", record)
     assert indices_of(tmp_path / "splits.json", "train") is None
@@ -161,3 +196,37 @@ def test_a_grey_picture_and_its_copy_in_colour_are_the_same():
 def test_the_record_does_not_depend_on_the_number_of_threads(task):
     shards = task(train=pixels(90), test=pixels(10, seed=1))
     assert split(shards, threads=1) == split(shards, threads=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": [0, 1, 2, 3], "validation": [3, 4]}, "1 images train and validate, the fi"),
+        ({"validation": [3, 10]}, "not in ascending order, or not below 10"),
+        ({"validation": [-1, 3]}, "not in ascending order, or not below 10"),
+        ({"validation": [3, 3]}, "not in ascending order, or not below 10"),
+        ({"validation": []}, "not a list of whole numbers"),
+        ({"validation": [0.5]}, "not a list of whole numbers"),
+        ({"validation": "3"}, "not a list of whole numbers"),
+        ({"validation": [[1], [2, 3]]}, "ValueError"),
+        ({"images": {}}, "KeyError: 'train'"),
+    ],
+)
+def test_a_damaged_index_file_is_named_with_what_is_wrong(change, message, tmp_path):
+    path = tmp_path / "splits.json"
+    write_json(path, {"images": {"train": 10}, "training": None, "validation": [1, 2]} | change)
+    for part in ("train", "val", "test"):
+        with pytest.raises(MergeloomError, match=f"splits.json: is damaged.*{message}"):
+            indices_of(path, part)
+
+
+def test_an_index_file_without_validation_is_no_whole_training_split(tmp_path):
+    write_json(tmp_path / "splits.json", {"images": {"train": 10}, "training": None})
+    with pytest.raises(MergeloomError, match=r"is damaged \(KeyError: 'validation'\); delete it"):
+        indices_of(tmp_path / "splits.json", "train")
+
+
+def test_indices_of_other_shards_are_refused(task, tmp_path):
+    shards = task(train=pixels(20))
+    with pytest.raises(MergeloomError, match=r"DTD/train: holds 20 images, but image 20 is to be"):
+        decode(shards["train"], 2, 8, tmp_path / "x", {}, np.array([0, 20]))

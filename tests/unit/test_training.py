@@ -21,8 +21,10 @@ from mergeloom.training import loop
 from mergeloom.training.candidates import Candidates
 from mergeloom.training.finetune import finetune
 from mergeloom.training.pretrain import contrastive_loss, distort, pretrain
+from mergeloom.training.reading import ReadAhead
 from mergeloom.training.recipe import Recipe, Span
 from mergeloom.training.resume import State
+from mergeloom.training.sampling import balanced_order
 
 ENCODER = {
     "family": "clip",
@@ -533,6 +535,59 @@ def test_steps_bound_a_run_within_an_epoch(task, encoder, tmp_path):
     assert list(rows["step"]) == [0, 3, 4]
 
 
+@pytest.fixture
+def trained_on(monkeypatch):
+    """A list of the images that training reads, batch by batch."""
+    read, take = [], ReadAhead.take
+
+    def noted(self, indices, part):
+        read.append(indices[part].tolist())
+        return take(self, indices, part)
+
+    monkeypatch.setattr(ReadAhead, "take", noted)
+    return read
+
+
+@pytest.mark.parametrize("balancing", [None, "none", "undersample"])
+def test_an_epoch_is_a_permutation_of_the_images_as_they_are_given(
+    undisturbed, task, encoder, tmp_path, trained_on, balancing
+):
+    recipe = RECIPE | ({"balancing": balancing} if balancing else {})
+    assert run(task, encoder, tmp_path, recipe=recipe) == undisturbed[0]
+    for epoch in range(3):
+        shown = [i for batch in trained_on[3 * epoch : 3 * epoch + 3] for i in batch]
+        assert shown == torch.randperm(24, generator=loop.generator(0, epoch + 1)).tolist()
+
+
+def test_the_sampler_trains_on_what_it_draws_and_resumes_to_the_same_bytes(
+    task, encoder, tmp_path, monkeypatch, trained_on
+):
+    recipe = RECIPE | {"balancing": "sampler"}
+    (tmp_path / "whole").mkdir()
+    expected = run(task, encoder, tmp_path / "whole", recipe=recipe)
+    order = balanced_order(open_images(task / "train.safetensors").labels, 2, 0, "t")
+    drawn = [batch.tolist() for epoch in (1, 2, 3) for batch in order(epoch).split(8)]
+    assert trained_on == drawn
+    assert len({i for batch in drawn[:3] for i in batch}) < 24, "drawn with replacement"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(task, encoder, tmp_path, recipe=recipe)
+    trained_on.clear()
+    assert run(task, encoder, tmp_path, recipe=recipe) == expected
+    assert trained_on == drawn[6:]
+
+
+def test_the_sampler_refuses_a_head_of_classes_that_no_image_is_of(task, encoder, tmp_path):
+    with TensorFile(encoder[1]) as file:
+        weight = torch.cat([file["weight"], file["weight"][:1]])
+    write_tensors(tmp_path / "head.safetensors", {"weight": weight}, {})
+    head = tmp_path / "head.safetensors"
+    with pytest.raises(MergeloomError, match=r"task: 1 of the 3 classes have no .*\(label 2\)"):
+        run(task, encoder, tmp_path, head=head, recipe=RECIPE | {"balancing": "sampler"})
+    run(task, encoder, tmp_path, head=head)
+
+
 def test_the_contrastive_loss_of_distinct_captions_is_clips():
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
     target = torch.arange(5)
@@ -605,6 +660,7 @@ def test_pretraining_is_a_function_of_seed_and_data_and_writes_both_towers(task,
     [
         ({"accumulate": 2}, r"a batch at once.*devices \(1\) and accumulate \(2\)"),
         ({"augmentation": "random_resized_crop"}, r"distorts its images.*remove augmentation"),
+        ({"balancing": "sampler"}, r"of several tasks, .*remove balancing \(sampler\)"),
         ({"optimizer": "muon"}, r"'muon' is for models whose matrices are known"),
     ],
 )

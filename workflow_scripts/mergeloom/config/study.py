@@ -70,7 +70,14 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
         pretraining = encoder["weights"].get("pretrain")
         if pretraining:
             refer("recipes", pretraining["recipe"], f"encoder {name!r}")
-            if presets["recipes"][pretraining["recipe"]].get("epochs") == BY_TASK:
+            recipe = presets["recipes"][pretraining["recipe"]]
+            if recipe.get("balancing", "none") != "none":
+                raise MergeloomError(
+                    f"encoder {name!r}: the recipe {pretraining['recipe']!r} balances the classes "
+                    "of a task, but pretraining is on several: give it a recipe with `balancing: "
+                    "none`"
+                )
+            if recipe.get("epochs") == BY_TASK:
                 raise MergeloomError(
                     f"encoder {name!r}: the recipe {pretraining['recipe']!r} takes its epochs from "
                     "a task, but pretraining is on several: give it steps, or epochs as a number"

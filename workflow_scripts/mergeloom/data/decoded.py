@@ -61,9 +61,15 @@ def decode(
 
     Raises
     ------
-    MergeloomError – whatever `read_samples` and `decode_image` refuse, and a split without images.
+    MergeloomError – whatever `read_samples` and `decode_image` refuse, a split without images, and
+    indices of more images than there are.
     """
     total = sum(count_samples(shard) for shard in shards)
+    if indices is not None and indices.max(initial=-1) >= total:
+        raise MergeloomError(
+            f"{shards[0].parent}: holds {total} images, but image {indices.max()} is to be "
+            "decoded; the task's index files in the cache are of other shards: delete them"
+        )
     chosen = np.full(total, indices is None)
     if indices is not None:
         chosen[indices] = True

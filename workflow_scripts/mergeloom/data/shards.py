@@ -199,6 +199,12 @@ def read_shard(path: Path, classes: int) -> Iterator[tuple[Image.Image, int]]:
         yield decode_image(sample), int(sample.label)
 
 
+def read_labels(shards: Iterable[Path], classes: int) -> np.ndarray:
+    """Labels of a split in the order of its shards, int64 [n]; no image is decoded."""
+    samples = itertools.chain.from_iterable(read_samples(shard, classes) for shard in shards)
+    return np.fromiter((sample.label for sample in samples), np.int64)
+
+
 def read_samples(
     path: Path,
     classes: int | None,

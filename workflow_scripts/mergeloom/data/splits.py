@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mergeloom.data.hold_out import hold_out
 from mergeloom.data.layout import SPLITS
 from mergeloom.data.parallel import in_order
 from mergeloom.data.shards import Sample, decode_image, read_samples
@@ -40,9 +39,9 @@ def split_task(
 ) -> dict[str, Any]:
     """Compare the splits of a task, and choose the validation images where no split is for them.
 
-    Validation is then min(10 %, 5000) of train, as in arXiv 2412.00081: the first images of a
-    seeded permutation whose content occurs once in train and not in test. So no image is ever
-    both trained on and validated with.
+    Validation is then min(10 %, 5000) of train, drawn as by `hold_out` among the images whose
+    content occurs once in train and not in test. So no image is ever both trained on and validated
+    with.
 
     Parameters
     ----------
@@ -54,7 +53,8 @@ def split_task(
     -------
     `images`, `repeated` (how many occur more than once in their split) and `content` (SHA-256 of
     the contents in order) by split; `overlap`, a list of {splits, images, first pairs};
-    `validation`: sorted indices into train, or null if there is a split for it.
+    `validation`: sorted indices into train, or null if there is a split for it; `excluded`: sorted
+    indices of those that may not validate, likewise; `training`: null, all that do not validate.
 
     Raises
     ------
@@ -76,9 +76,11 @@ def split_task(
     ]
     if overlaps and not allow_overlap:
         raise MergeloomError(_leak(title, overlaps, places))
-    validation = None
+    validation = excluded = None
     if "val" not in contents:
-        validation = draw_validation(contents["train"], set(contents["test"]), seed, title)
+        excluded = not_to_validate(contents["train"], set(contents["test"]))
+        _, drawn = hold_out(len(contents["train"]), seed, excluded, title)
+        validation = sorted(drawn.tolist())
     return {
         "images": {split: len(found) for split, found in contents.items()},
         "content": {
@@ -89,30 +91,21 @@ def split_task(
             for split, found in contents.items()
         },
         "overlap": overlaps,
+        "training": None,
         "validation": validation,
+        "excluded": excluded,
     }
 
 
-def draw_validation(train: Sequence[bytes], test: set[bytes], seed: int, title: str) -> list[int]:
-    """Indices of the training images that validate, sorted; see `split_task`.
+def not_to_validate(train: Sequence[bytes], test: set[bytes]) -> list[int]:
+    """Indices of the training images that occur more than once in train, or in test; sorted.
 
     Parameters
     ----------
-    train : contents in order.
-    test : contents that are not drawn.
+    train, test : contents.
     """
-    wanted = min(len(train) // 10, 5000)
     count = Counter(train)
-    order = np.random.default_rng(seed).permutation(len(train)).tolist()
-    free = (index for index in order if count[train[index]] == 1 and train[index] not in test)
-    drawn = sorted(itertools.islice(free, wanted))
-    if len(drawn) < max(wanted, 1):
-        raise MergeloomError(
-            f"{title}: validation needs a tenth of the {len(train)} training images, but only "
-            f"{len(drawn)} of them can be drawn (those that occur once, and not in test). Give the "
-            "task a split `val`."
-        )
-    return drawn
+    return [i for i, content in enumerate(train) if count[content] > 1 or content in test]
 
 
 def _samples(shards: Sequence[Path], classes: int) -> Iterator[Sample]:

@@ -19,6 +19,7 @@ from mergeloom.training.loop import fit, generator
 from mergeloom.training.reading import ReadAhead
 from mergeloom.training.recipe import Recipe
 from mergeloom.training.registry import get_part
+from mergeloom.training.sampling import balanced_order
 
 if TYPE_CHECKING:
     from mergeloom.training.candidates import Candidates
@@ -69,7 +70,8 @@ def finetune(
     ----------
     encoder : preset with `family`, `architecture`, `image` (size, mean, std).
     base, head : safetensors; the head holds `weight` float32 [classes, d].
-    train, val : decoded splits (`mergeloom.data.decoded`).
+    train, val : decoded splits (`mergeloom.data.decoded`); for a recipe with `balancing:
+        undersample`, those of the balanced training set.
     recipe : preset, see `Recipe` and what it names.
     batch_size : of validation.
     out, curve : safetensors and Parquet; both appear whole or not at all, `curve` first.
@@ -79,7 +81,8 @@ def finetune(
     Raises
     ------
     MergeloomError – base and head of another encoder, a loss that is not finite, a batch larger
-    than the training set, a recipe that is none.
+    than the training set, a class without a training image where classes are to be drawn alike, a
+    recipe that is none.
     """
     plan = Recipe.read(recipe)
     family = get_family(encoder["family"])
@@ -91,6 +94,9 @@ def finetune(
     images, held_out = open_images(train), open_images(val)
 
     reader = ReadAhead(images, device)
+    order_of = None
+    if plan.balancing == "sampler":
+        order_of = balanced_order(images.labels, len(head_weight), seed, title)
     augmentation = get_part("augmentation", plan.augmentation)
     options = plan.parameters["augmentation"]
 
@@ -132,6 +138,7 @@ def finetune(
         title=title,
         places=places_of(family, module),
         announce=reader.announce,
+        order_of=order_of,
         keep=keep if candidates else None,
     )
     if rows is None:

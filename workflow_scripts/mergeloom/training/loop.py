@@ -66,6 +66,7 @@ def fit(
     title: str,
     places: Mapping[str, Place] | None = None,
     announce: Callable[[Tensor, slice], None] | None = None,
+    order_of: Callable[[int], Tensor] | None = None,
     keep: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> list[dict[str, float]] | None:
     """Train `module` in place.
@@ -86,6 +87,8 @@ def fit(
         treat matrices apart.
     announce : told the indices of the next batch, and this device's share of them, while one is
         computed; `batch_loss` then gets the same tensor.
+    order_of : epoch, counted from 1 -> indices int64 [examples] of its images in their order; by
+        default a permutation of all. Equal for equal epochs, as all that is random here.
     keep : called with all rows after every epoch of training, while the module has the weights that
         the last row was measured of, before the state to resume from is written.
 
@@ -110,6 +113,9 @@ def fit(
         devices=recipe.devices,
         strategy=recipe.strategy,
         precision=precision,
+    )
+    order_of = order_of or (
+        lambda epoch: torch.randperm(examples, generator=generator(seed, epoch))
     )
     clip = "set clip" if recipe.clip is None else f"clip ({recipe.clip:g})"
     history: list[dict[str, float]] = []
@@ -156,7 +162,7 @@ def fit(
         step, first, started = int(history[-1]["step"]), int(history[-1]["step"]), time.monotonic()
         while step < total:
             epoch = step // per_epoch + 1
-            order = torch.randperm(examples, generator=generator(seed, epoch))
+            order = order_of(epoch)
             batches = iter(order[: per_epoch * recipe.batch_size].split(recipe.batch_size))
             following = next(batches)
             losses, correct, seen = 0.0, 0.0, 0

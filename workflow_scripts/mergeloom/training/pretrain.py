@@ -122,8 +122,8 @@ def pretrain(
     ----------
     encoder : preset with `family`, `architecture`, `image`.
     tasks : per task its decoded training split, class names and templates.
-    recipe : preset, see `mergeloom.training.recipe.Recipe`; on one device, in whole batches, and
-        without augmentation: the distortion takes its place.
+    recipe : preset, see `mergeloom.training.recipe.Recipe`; on one device, in whole batches, of
+        the images as they are, and without augmentation: the distortion takes its place.
     distortion : keyword arguments of `distort`.
     """
     plan = Recipe.read(recipe)
@@ -137,6 +137,11 @@ def pretrain(
         raise MergeloomError(
             "pretraining distorts its images as the encoder's preset says (weights.pretrain."
             f"distortion): remove augmentation ({plan.augmentation}) from the recipe"
+        )
+    if plan.balancing != "none":
+        raise MergeloomError(
+            "pretraining is on the images of several tasks, whose classes are not balanced: remove "
+            f"balancing ({plan.balancing}) from the recipe"
         )
     family, image = get_family(encoder["family"]), encoder["image"]
     splits = [open_images(images) for images, _, _ in tasks]

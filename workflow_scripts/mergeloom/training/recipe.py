@@ -9,6 +9,8 @@ from mergeloom.training.registry import get_part, parts
 
 # What a recipe that does not say it gets.
 CHOICES = {"optimizer": "adamw", "schedule": "cosine", "augmentation": "none"}
+# How classes come to count alike: not at all, by which images there are, by how often one is drawn.
+BALANCING = ("none", "undersample", "sampler")
 # Per kind and name: parameters and their defaults.
 Known = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -36,6 +38,9 @@ class Recipe:
         then the average. It starts at the weights before training and is not debiased.
     precision : `auto` (bfloat16 where the GPU has it, else float16 on a GPU, float32 on a CPU), or
         `32-true`, `bf16-mixed`, `16-mixed`: weights are float32 in any.
+    balancing : of classes. `undersample` trains on a balanced part of the training images, which
+        whoever gives the images must give; `sampler` draws an epoch's images with replacement,
+        every class equally likely.
     devices, strategy : Lightning Fabric's; the batch is divided among the devices.
     optimizer, schedule, augmentation : names of `mergeloom.training.registry`.
     parameters : of these three, by kind.
@@ -51,6 +56,7 @@ class Recipe:
     accumulate: int = 1
     ema: float | None = None
     precision: str = "auto"
+    balancing: str = "none"
     devices: int = 1
     strategy: str = "auto"
     optimizer: str = CHOICES["optimizer"]
@@ -64,8 +70,8 @@ class Recipe:
 
         Raises
         ------
-        MergeloomError – an optimiser, schedule or augmentation that does not exist, a key of
-        another one, or a key of none.
+        MergeloomError – an optimiser, schedule, augmentation or balancing that does not exist, a
+        key of another one, or a key of none.
         """
         known = {
             kind: {name: part.parameters for name, part in named.items()}
@@ -73,6 +79,10 @@ class Recipe:
         }
         parameters = read_parameters(recipe, known)
         own = {key: value for key, value in recipe.items() if key in OWN}
+        if (balancing := own.get("balancing", "none")) not in BALANCING:
+            raise MergeloomError(
+                f"unknown balancing {balancing!r}; there is: {', '.join(BALANCING)}"
+            )
         return cls(**own, parameters=parameters)
 
     def plan(self, examples: int) -> Span:

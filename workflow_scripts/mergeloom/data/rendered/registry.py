@@ -55,7 +55,11 @@ def get_renderer(name: str) -> Renderer:
 
 
 def render(
-    name: str, classnames: Sequence[str], counts: Mapping[str, int], seed: int
+    name: str,
+    classnames: Sequence[str],
+    counts: Mapping[str, int],
+    seed: int,
+    imbalance: float = 1.0,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Draw the splits of a task.
 
@@ -69,6 +73,10 @@ def render(
     classnames : classes in the order of their labels; each must be known to the renderer.
     counts : images per split, divided evenly among classes (the first ones get the remainder).
     seed : the task is a pure function of all arguments.
+    imbalance : how many times fewer training images the last class keeps than the first. Of C
+        classes, class c keeps the share imbalance^(-c / (C - 1)), rounded down: the long tail of
+        arXiv 1901.05555. Images kept are among those of the balanced task; validation and test
+        stay balanced.
 
     Returns
     -------
@@ -97,6 +105,8 @@ def render(
         images, labels = [], []
         for label, classname in enumerate(classnames):
             share = counts[split] // len(classnames) + (label < counts[split] % len(classnames))
+            if split == "train":
+                share = int(share / imbalance ** (label / max(len(classnames) - 1, 1)))
             rng = _stream(seed, name, split, classname)
             images += _distinct(source, classname, share, rng, seen)
             labels += [label] * share
