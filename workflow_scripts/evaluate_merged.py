@@ -10,6 +10,7 @@ from mergeloom.io.jsonfile import write_json
 from rule import job
 
 with job(snakemake) as j:
+    names = dict(j.wildcards.items())
     benchmark = Benchmark(
         encoder=j.params.encoder,
         tasks=j.params.tasks,
@@ -21,7 +22,7 @@ with job(snakemake) as j:
     )
     alpha = j.params.alpha
     if alpha["how"] == "result":
-        alpha = chosen_alpha(read_result(j.input.chosen))
+        alpha = chosen_alpha(j.input.chosen, names)
     content = evaluate_merged(
         benchmark,
         base=j.input.base,
@@ -29,7 +30,7 @@ with job(snakemake) as j:
         merger=j.params.merger,
         alpha=alpha,
         finetuned=read_result(j.input.finetuned),
-        names=dict(j.wildcards.items()),
+        names=names,
         provenance=j.provenance,
         evaluated_on=j.params.get("evaluated_on"),
     )
