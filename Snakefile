@@ -28,6 +28,7 @@ wildcard_constraints:
     benchmark=NAME,
     merger=NAME,
     task=NAME,
+    sweep=NAME,
     size="[0-9]+",
     other=NAME,
     corruption="[a-z_]+",

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 # The library of this workflow, whether or not it is installed, too.
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
+from mergeloom.config.conditions import check_selection, collections, expand as expanded
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.io.roots import resolve_roots
 from mergeloom.config.study import (
@@ -77,6 +78,7 @@ def checked():
         for p in config["presets"]
     ]
     presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
+    presets = expanded(presets, schema_named(schemas, "recipes"))
     check_study(config, presets)
     return roots, presets, read_published(folders)
 
@@ -88,6 +90,8 @@ config["roots"] = ROOTS
 @explained
 def preset(kind, name):
     """A preset by name; an unknown name is an error that lists what exists."""
+    if kind == "experts":
+        check_selection(name, PRESETS[kind])
     return choose(kind, PRESETS[kind], name)
 
 
@@ -201,6 +205,12 @@ IMPORTED = [e for e, p in PRESETS["experts"].items() if "import" in p]
 TRAINED = [
     e for e, p in PRESETS["experts"].items() if "source" not in p and e not in IMPORTED
 ]
+# Runs of training by what they keep beside the last epoch: one per collection that is no selection.
+RUNS = {}
+for experts in TRAINED:
+    if "run" not in PRESETS["experts"][experts]:
+        kept = tuple(sorted(PRESETS["experts"][experts].get("selections", [])))
+        RUNS.setdefault(kept, []).append(experts)
 # Mergers that let images pass the model while they merge it.
 PROPAGATING = [m for m, p in PRESETS["mergers"].items() if "propagated" in inputs_of(p)]
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
@@ -214,12 +224,16 @@ def tasks_of(wildcards, of="benchmark"):
 
 
 def over_tasks(pattern, of="benchmark", **fixed):
-    """Input function: the pattern for every task of a benchmark; `{size}` is the encoder's."""
+    """Input function: the pattern for every task of a benchmark; `{size}` is the encoder's.
+
+    Further names in the pattern are given as values, or as functions of the wildcards.
+    """
 
     def paths(wildcards):
         size = preset("encoders", wildcards.encoder)["image"]["size"]
+        given = {k: v(wildcards) if callable(v) else v for k, v in fixed.items()}
         return expand(
-            pattern, task=tasks_of(wildcards, of), size=size, **{**wildcards, **fixed}
+            pattern, task=tasks_of(wildcards, of), size=size, **{**wildcards, **given}
         )
 
     return paths
@@ -354,6 +368,22 @@ def recipe_of(wildcards):
 def seed_of(wildcards):
     """The seed of a collection of experts: its own, or the configuration's."""
     return preset("experts", wildcards.experts).get("seed", config["seed"])
+
+
+def run_of(wildcards):
+    """The collection of experts whose training this one is of: itself, if it is no selection."""
+    return preset("experts", wildcards.experts).get("run", wildcards.experts)
+
+
+def log_trace_of(wildcards):
+    """How the log-trace of a collection's models is estimated; None where it is not."""
+    return preset("experts", wildcards.experts).get("log_trace")
+
+
+@explained
+def collections_of(wildcards):
+    """The collections of experts of a sweep, in the order of condition, selection and seed."""
+    return collections(wildcards.sweep, PRESETS)
 
 
 @explained

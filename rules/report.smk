@@ -129,7 +129,9 @@ rule plot_task_vectors:
 
 rule plot_training:
     input:
-        curves=over_tasks("<models>/{encoder}/{experts}/{task}/training.parquet"),
+        curves=over_tasks(
+            "<models>/{encoder}/{run}/{task}/training.parquet", run=run_of
+        ),
     output:
         curves=figure_of_report("learning_curves", "learning curves", "learning_curves"),
         svg=f"<results>/{STUDY}/learning_curves.svg",

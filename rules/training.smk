@@ -1,4 +1,4 @@
-# Fine-tuning of the image tower on one task.
+# Fine-tuning of the image tower on one task; a run may keep the weights of more epochs than the last.
 
 
 rule finetune_task:
@@ -15,7 +15,7 @@ rule finetune_task:
     benchmark:
         "<benchmarks>/models/{encoder}/{experts}/{task}/checkpoint.jsonl"
     wildcard_constraints:
-        experts=one_of(TRAINED),
+        experts=one_of(RUNS[()]),
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["finetune"]
@@ -34,3 +34,52 @@ rule finetune_task:
         "Fine-tuning {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
     script:
         "../workflow_scripts/finetune_task.py"
+
+
+# How many checkpoints a run ends in depends on its collection's preset. All are of one training.
+for selections in filter(None, RUNS):
+
+    rule:
+        name:
+            f"finetune_task_and_keep_{'_and_'.join(selections)}"
+        input:
+            base="<models>/{encoder}/base.safetensors",
+            head="<models>/{encoder}/heads/{task}.safetensors",
+            train=of_encoder("<cache>/{task}/train_{size}px.safetensors"),
+            val=of_encoder("<cache>/{task}/val_{size}px.safetensors"),
+        output:
+            **{
+                selection: f"<models>/{{encoder}}/{{experts}}.{selection}/{{task}}/checkpoint.safetensors"
+                for selection in selections
+            },
+            checkpoint="<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
+            curve="<models>/{encoder}/{experts}/{task}/training.parquet",
+        log:
+            "<logs>/models/{encoder}/{experts}/{task}/checkpoint.log",
+        benchmark:
+            "<benchmarks>/models/{encoder}/{experts}/{task}/checkpoint.jsonl"
+        wildcard_constraints:
+            experts=one_of(RUNS[selections]),
+        conda:
+            "../envs/environment.yaml"
+        threads: config["threads"]["finetune"]
+        resources:
+            gpu=lambda wildcards: recipe_of(wildcards).get("devices", 1),
+            mem_mb=memory_of_model,
+        params:
+            encoder=model_of,
+            recipe=recipe_of,
+            selections=selections,
+            log_trace=log_trace_of,
+            examples_seed=config["data_seed"],
+            seed=seed_of,
+            batch_size=config["evaluation"]["batch_size"],
+            threads=config["threads"]["finetune"],
+            code=code(
+                "finetune_with_selections.py", family="{encoder}", recipe=recipe_name
+            ),
+            env=env(NUMBERS),
+        message:
+            "Fine-tuning {wildcards.encoder} on {wildcards.task} ({wildcards.experts}), selecting epochs"
+        script:
+            "../workflow_scripts/finetune_with_selections.py"

@@ -1,7 +1,7 @@
 """ViT-B-32 from a hub to a result and back to transformers, with random weights on loopback.
 
-Data sets, fine-tuned checkpoints (as transformers writes them) and the export of the merged model,
-through the workflow; accuracies mean nothing here, features do.
+The base under open_clip's tag, data sets, fine-tuned checkpoints (as transformers writes them) and
+the export of the merged model, through the workflow; accuracies mean nothing here, features do.
 """
 
 import json
@@ -12,6 +12,7 @@ import torch
 import yaml
 from hub import Hub
 from pictures import encoded, parquet, pixels
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mergeloom.models.torchvision_cure import cure_torchvision
@@ -25,7 +26,7 @@ BLOCK = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-STUDY = "results/ViT-B-32-random/hubbed/two"
+STUDY = "results/ViT-B-32/hubbed/two"
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +94,11 @@ def data_set(seed):
 def test_vit_b_32_goes_from_the_hub_to_a_result_and_back_to_transformers(fresh, clip, tmp_path):
     save_file(clip.state_dict(), tmp_path / "base.safetensors")
     presets = fresh.folder / "tests/workflow/presets"
-    encoder = yaml.safe_load(fresh.read("config/encoders/ViT-B-32.yaml"))
-    encoder["weights"] = {"published": str(tmp_path / "base.safetensors")}
-    (presets / "encoders/ViT-B-32-random.yaml").write_text(yaml.safe_dump(encoder))
     source = {"revision": "main", "counts": IMAGES,
               "files": {split: [f"data/{split}-*.parquet"] for split in IMAGES}}  # fmt: skip
     with Hub() as hub:
+        base = {"open_clip_model.safetensors": (tmp_path / "base.safetensors").read_bytes()}
+        commit = hub.add("model", "timm/vit_base_patch32_clip_224.openai", base)
         for seed, task in enumerate(("stars", "stripes")):
             hub.add("dataset", f"someone/{task}", data_set(seed))
             preset = {"title": task, "source": {"hub": f"someone/{task}", **source},
@@ -113,13 +113,14 @@ def test_vit_b_32_goes_from_the_hub_to_a_result_and_back_to_transformers(fresh, 
             "hub": "someone/clip-vit-{encoder}_{task}",
             "file": "model.safetensors",
             "revision": "main",
-            "names": {"encoder": {"ViT-B-32-random": "base-patch32"}},
+            "names": {"encoder": {"ViT-B-32": "base-patch32"}},
         }
         (presets / "experts.yaml").write_text(yaml.safe_dump({"hubbed": {"import": experts}}))
         (presets / "benchmarks.yaml").write_text("tiny: [tiny_digits]\ntwo: [stars, stripes]\n")
-        exported = "models/ViT-B-32-random/hubbed/exported/two/tsv_at_1/transformers"
+        exported = "models/ViT-B-32/hubbed/exported/two/tsv_at_1/transformers"
         targets = (f"{STUDY}/tsv_at_1.json", exported)
         plan = fresh.run(*targets, "-n").stdout
+        assert "Fetching the published weights of ViT-B-32: ViT-B-32-quickgelu, openai" in plan
         for task in ("stars", "stripes"):
             assert f"Downloading task {task}: someone/{task} at main" in plan
             assert f"someone/clip-vit-base-patch32_{task}, model.safetensors" in plan
@@ -129,12 +130,17 @@ def test_vit_b_32_goes_from_the_hub_to_a_result_and_back_to_transformers(fresh, 
     assert {task: scores["n"] for task, scores in result["tasks"].items()} == {
         "stars": 100, "stripes": 100,
     }  # fmt: skip
+    record = json.loads(
+        safe_open(fresh.folder / "models/ViT-B-32/base.safetensors", "pt").metadata()["mergeloom"]
+    )
+    (download,) = record["downloads"]
+    assert download == (
+        f"timm/vit_base_patch32_clip_224.openai@{commit}/open_clip_model.safetensors"
+    )
     # The export, in transformers, against the base and the merged task vector, in open_clip.
     from transformers import CLIPVisionModelWithProjection
 
-    merged = load_file(
-        fresh.folder / "models/ViT-B-32-random/hubbed/merged/two/tsv_at_1.safetensors"
-    )
+    merged = load_file(fresh.folder / "models/ViT-B-32/hubbed/merged/two/tsv_at_1.safetensors")
     state = clip.state_dict()
     whole = {key: tensor + merged.get(key, 0) for key, tensor in state.items()}
     images = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(5))

@@ -20,13 +20,27 @@ from mergeloom.errors import MergeloomError
 # libyaml's where PyYAML has it: every start of the workflow and of its jobs reads all presets.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-KINDS = ("tasks", "encoders", "benchmarks", "mergers", "recipes", "experts")
+KINDS = ("tasks", "encoders", "benchmarks", "mergers", "recipes", "experts", "conditions")
+
+
+class _Loader(_LOADER):
+    """Refuses a key that stands twice in a mapping, of which YAML readers keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, or a MergeloomError that names the file and the line."""
     try:
-        return yaml.load(path.read_text(), Loader=_LOADER)
+        return yaml.load(path.read_text(), Loader=_Loader)
     except FileNotFoundError:
         raise MergeloomError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
@@ -47,6 +61,9 @@ def check(content: Any, schema: Mapping[str, Any], where: str) -> None:
         raise MergeloomError(
             f"{place}: unknown key {', '.join(map(repr, unknown))}; known keys: {', '.join(known)}"
         )
+    if error.validator == "uniqueItems":
+        repeated = sorted({str(v) for v in error.instance if error.instance.count(v) > 1})
+        raise MergeloomError(f"{place}: repeats {', '.join(repeated)}; give each value once")
     if error.validator == "oneOf":
         kinds = "; ".join(_kind(branch) for branch in error.schema["oneOf"])
         raise MergeloomError(f"{place}: is {error.instance!r}, expected exactly one of: {kinds}")
@@ -99,8 +116,15 @@ def _strangeness(
 
 
 def schema_named(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON Schema `{folder}/{name}.schema.json`."""
-    schema: dict[str, Any] = json.loads((folder / f"{name}.schema.json").read_text())
+    """The JSON Schema `{folder}/{name}.schema.json`; files that it refers to are put in place."""
+
+    def resolve(part: dict[str, Any]) -> dict[str, Any]:
+        other = str(part.get("$ref", ""))
+        suffix = ".schema.json"
+        return schema_named(folder, other.removesuffix(suffix)) if other.endswith(suffix) else part
+
+    text = (folder / f"{name}.schema.json").read_text()
+    schema: dict[str, Any] = json.loads(text, object_hook=resolve)
     return schema
 
 

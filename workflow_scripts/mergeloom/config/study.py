@@ -91,6 +91,11 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
             raise MergeloomError(f"recipe {name!r}: {error}") from None
     for name, merger in presets["mergers"].items():
         _check_merger(name, merger)
+    for name, sweep in presets["conditions"].items():
+        for kind in ("encoder", "benchmark"):
+            refer(f"{kind}s", sweep[kind], f"conditions {name!r}")
+        for merger in sweep["mergers"]:
+            refer("mergers", merger, f"conditions {name!r}")
 
 
 def corruption_and_severity(name: str) -> tuple[str, int]:

@@ -1,8 +1,8 @@
 """Fine-tune the image tower of a base on one task, under a frozen zero-shot head."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,15 @@ from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models.family import Family, get_family
 from mergeloom.models.naming import Place, places
 from mergeloom.models.weights import read_tower
-from mergeloom.training.loop import COLUMNS, fit, generator
+from mergeloom.training.loop import fit, generator
 from mergeloom.training.reading import ReadAhead
 from mergeloom.training.recipe import Recipe
 from mergeloom.training.registry import get_part
+
+if TYPE_CHECKING:
+    from mergeloom.training.candidates import Candidates
+
+Measure = Callable[[nn.Module, Tensor], Mapping[str, float]]
 
 
 class Classifier(nn.Module):
@@ -53,6 +58,8 @@ def finetune(
     fingerprint: str,
     title: str,
     metadata: Mapping[str, str],
+    measure: Measure | None = None,
+    candidates: "Candidates | None" = None,
 ) -> None:
     """Fine-tune and write the tower's weights after the last epoch, and a row per epoch to `curve`.
 
@@ -66,6 +73,8 @@ def finetune(
     recipe : preset, see `Recipe` and what it names.
     batch_size : of validation.
     out, curve : safetensors and Parquet; both appear whole or not at all, `curve` first.
+    measure : (tower in evaluation mode, head) -> further columns of `curve`, after every epoch.
+    candidates : keep the weights of other epochs than the last, as their selections want.
 
     Raises
     ------
@@ -96,13 +105,20 @@ def finetune(
         logits = model(normalise(pixels, image["mean"], image["std"]))
         return cross_entropy(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
 
-    def validate(_: nn.Module) -> tuple[float, float]:
+    def validate(_: nn.Module) -> dict[str, float]:
         scores = evaluate(
             family, tower, module.head, held_out, image, device=device, batch_size=batch_size
         )
-        return scores["loss"], scores["accuracy"]
+        measured = {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
+        return {**measured, **(measure(tower, module.head) if measure else {})}
+
+    def keep(rows: list[dict[str, float]]) -> None:
+        assert candidates
+        candidates.keep(rows, family.tower_weights(tower))
 
     state = out.with_name(f".{out.stem}.resume.safetensors")
+    if candidates:
+        candidates.check(state)
     rows = fit(
         module,
         batch_loss,
@@ -116,14 +132,19 @@ def finetune(
         title=title,
         places=places_of(family, module),
         announce=reader.announce,
+        keep=keep if candidates else None,
     )
     if rows is None:
         return
-    write_parquet(curve, {c: [row[c] for row in rows] for c in COLUMNS}, metadata)
+    write_parquet(curve, {c: [row[c] for row in rows] for c in rows[0]}, metadata)
+    if candidates:
+        candidates.finish(metadata)
     write_tensors(
         out, {k: v.detach().cpu() for k, v in family.tower_weights(tower).items()}, metadata
     )
     state.unlink(missing_ok=True)
+    if candidates:
+        candidates.remove()
 
 
 def places_of(family: Family, module: Classifier) -> dict[str, Place]:

@@ -60,12 +60,13 @@ def fit(
     *,
     seed: int,
     device: str,
-    validate: Callable[[nn.Module], tuple[float, float]] | None,
+    validate: Callable[[nn.Module], Mapping[str, float]] | None,
     state: Path,
     fingerprint: str,
     title: str,
     places: Mapping[str, Place] | None = None,
     announce: Callable[[Tensor, slice], None] | None = None,
+    keep: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> list[dict[str, float]] | None:
     """Train `module` in place.
 
@@ -77,17 +78,21 @@ def fit(
         of the images `indices[part]`; what is random is drawn for the whole batch, so that it does
         not depend on how the batch is divided.
     examples : size of the training set.
-    validate : module -> (loss, accuracy) on the validation split, called after every epoch.
+    validate : module -> what is measured after every epoch, `val_loss` and `val_accuracy` first;
+        more columns than these stand behind them.
     state : where the resume state lives while training runs.
     fingerprint : of everything that the run depends on; a state of another run is not resumed.
     places : where parameters are in the model, by their names in `module`, for optimisers that
         treat matrices apart.
     announce : told the indices of the next batch, and this device's share of them, while one is
         computed; `batch_loss` then gets the same tensor.
+    keep : called with all rows after every epoch of training, while the module has the weights that
+        the last row was measured of, before the state to resume from is written.
 
     Returns
     -------
-    list of rows, one per epoch, with the keys `COLUMNS`; epoch 0 is the state before training.
+    list of rows, one per epoch, with the keys `COLUMNS` and those that `validate` adds; epoch 0 is
+    the state before training.
     None in a process that is not the first of several devices': it has nothing to write.
 
     Raises
@@ -109,17 +114,19 @@ def fit(
     clip = "set clip" if recipe.clip is None else f"clip ({recipe.clip:g})"
     history: list[dict[str, float]] = []
 
-    def row(
+    def measure(
         epoch: int, step: int, loss: float, accuracy: float, average: MovingAverage | None
-    ) -> dict[str, float]:
+    ) -> None:
+        """Add the row of an epoch."""
+        lr = rate(recipe.lr, step - 1) if step else 0.0
+        trained = (epoch, step, lr, loss, accuracy, math.nan, math.nan)
         module.eval()
         with average.installed() if average else nullcontext():
-            val_loss, val_accuracy = validate(module) if validate else (math.nan, math.nan)
+            measured = validate(module) if validate else {}
+            history.append({**dict(zip(COLUMNS, trained, strict=True)), **measured})
+            if keep and step and fabric.is_global_zero:
+                keep(history)
         module.train()
-        lr = rate(recipe.lr, step - 1) if step else 0.0
-        return dict(
-            zip(COLUMNS, (epoch, step, lr, loss, accuracy, val_loss, val_accuracy), strict=True)
-        )
 
     def run(_: Fabric) -> None:
         wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
@@ -128,7 +135,7 @@ def fit(
         resumable = State(parameters, optimizer, average, scaler)
         history.extend(resumable.load(state, fingerprint))
         if not history:
-            history.append(row(0, 0, math.nan, math.nan, average))
+            measure(0, 0, math.nan, math.nan, average)
         # Every device takes every n-th image of a batch, and divides them likewise.
         stride = fabric.world_size * recipe.accumulate
         starts = range(fabric.global_rank, stride, fabric.world_size)
@@ -185,7 +192,7 @@ def fit(
                 losses, correct = losses + float(mean_loss), correct + float(mean_hits)
                 seen += len(indices)
                 step += 1
-            history.append(row(epoch, step, losses / seen, correct / seen, average))
+            measure(epoch, step, losses / seen, correct / seen, average)
             if fabric.is_global_zero:
                 spent = time.monotonic() - started
                 _say(title, history[-1], total, per_epoch, spent / (step - first))

@@ -1,7 +1,7 @@
 """A recipe of training: what is given, what it names, and how long a run it makes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from mergeloom.errors import MergeloomError
@@ -107,6 +107,8 @@ class Recipe:
 
 
 OWN = {field.name for field in fields(Recipe)} - {"parameters"}
+# Of the keys that a recipe may leave out.
+DEFAULTS = {f.name: f.default for f in fields(Recipe) if f.name in OWN and f.default is not MISSING}
 
 
 def read_parameters(recipe: Mapping[str, Any], known: Known) -> dict[str, dict[str, Any]]:
