@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from jsonschema import Draft202012Validator
-from safetensors.numpy import save_file
+from linear_family import ENCODER, IMAGE, NAMES, PROVENANCE, Linear, write_files
 
 from mergeloom.data.decoded import Images, normalise, open_images
 from mergeloom.errors import MergeloomError
@@ -29,35 +29,6 @@ from mergeloom.models.weights import merged_weights
 SCHEMA = json.loads(
     (Path(__file__).parents[2] / "config" / "schema" / "result.schema.json").read_text()
 )
-PROVENANCE = {
-    "rule": "evaluate_merged",
-    "inputs": {"models/x.safetensors": "0" * 64},
-    "params": {},
-    "code": "0" * 16,
-    "versions": {"torch": "1"},
-    "device": "cpu",
-    "seed": 0,
-}
-NAMES = {"encoder": "E", "experts": "finetuned", "benchmark": "B"}
-IMAGE = {"size": 2, "mean": [0.0] * 3, "std": [1 / 255] * 3}
-
-
-class Linear:
-    """A family whose tower is one matrix: features of an image are W · its red values."""
-
-    def kind(self, key, shape):
-        return "frozen" if key == "text" else "matrix"
-
-    def build_tower(self, architecture, weights):
-        tower = torch.nn.Linear(4, 4, bias=False)
-        tower.weight = torch.nn.Parameter(weights["weight"].clone(), requires_grad=False)
-        return tower
-
-    def tower_weights(self, tower):
-        return {"weight": tower.weight}
-
-    def logits(self, tower, head, images):
-        return tower(images[:, 0].flatten(1)) @ head.T
 
 
 @pytest.fixture(autouse=True)
@@ -66,36 +37,9 @@ def linear_family(monkeypatch):
     monkeypatch.setitem(families._FAMILIES, "linear", Linear())
 
 
-def images_of(labels):
-    """Image i shows its class: red is 1 at the class's pixel."""
-    pixels = np.zeros((len(labels), 2, 2, 3), np.uint8)
-    pixels.reshape(len(labels), 4, 3)[np.arange(len(labels)), labels, 0] = 1
-    return pixels
-
-
 @pytest.fixture
 def files(tmp_path):
-    """Two tasks of four classes. The base says class 0 of everything; Δ at alpha 1 is perfect."""
-    base = torch.zeros(4, 4)
-    base[0] = 1.0
-    delta = 2 * torch.eye(4)
-    delta[0, 0] = 0
-    write_tensors(tmp_path / "base.safetensors", {"weight": base, "text": torch.ones(1)}, {})
-    write_tensors(tmp_path / "delta.safetensors", {"weight": delta}, {})
-    paths = {"heads": [], "val": [], "test": [], "checkpoints": []}
-    for task, labels in (("a", np.arange(8) % 4), ("b", np.arange(20) % 4)):
-        write_tensors(tmp_path / f"{task}_head.safetensors", {"weight": torch.eye(4)}, {})
-        write_tensors(tmp_path / f"{task}.safetensors", {"weight": base + delta}, {})
-        for split in ("val", "test"):
-            path = tmp_path / f"{task}_{split}.safetensors"
-            save_file({"images": images_of(labels), "labels": labels.astype(np.int64)}, path)
-            paths[split].append(path)
-        paths["heads"].append(tmp_path / f"{task}_head.safetensors")
-        paths["checkpoints"].append(tmp_path / f"{task}.safetensors")
-    return tmp_path, paths
-
-
-ENCODER = {"family": "linear", "architecture": {}, "image": IMAGE}
+    return write_files(tmp_path)
 
 
 def benchmark_of(files, **changed):
