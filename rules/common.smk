@@ -205,12 +205,30 @@ IMPORTED = [e for e, p in PRESETS["experts"].items() if "import" in p]
 TRAINED = [
     e for e, p in PRESETS["experts"].items() if "source" not in p and e not in IMPORTED
 ]
+
+
+def of_selections(pattern, selections):
+    """The pattern, whose `{experts}` are a run, for the run and for each of its selections, by name."""
+    return {"last": pattern} | {
+        selection: pattern.replace("{experts}", f"{{experts}}.{selection}")
+        for selection in selections
+    }
+
+
 # Runs of training by what they keep beside the last epoch: one per collection that is no selection.
 RUNS = {}
 for experts in TRAINED:
     if "run" not in PRESETS["experts"][experts]:
         kept = tuple(sorted(PRESETS["experts"][experts].get("selections", [])))
         RUNS.setdefault(kept, []).append(experts)
+# Collections that are made together with others: a run's own and its selections.
+TOGETHER = [
+    name
+    for kept, runs in RUNS.items()
+    for run in runs
+    for name in expand(list(of_selections("{experts}", kept).values()), experts=run)
+    if kept
+]
 # Mergers that let images pass the model while they merge it.
 PROPAGATING = [m for m, p in PRESETS["mergers"].items() if "propagated" in inputs_of(p)]
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]

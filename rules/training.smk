@@ -48,11 +48,10 @@ for selections in filter(None, RUNS):
             train=of_encoder("<cache>/{task}/train_{size}px.safetensors"),
             val=of_encoder("<cache>/{task}/val_{size}px.safetensors"),
         output:
-            **{
-                selection: f"<models>/{{encoder}}/{{experts}}.{selection}/{{task}}/checkpoint.safetensors"
-                for selection in selections
-            },
-            checkpoint="<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
+            **of_selections(
+                "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
+                selections,
+            ),
             curve="<models>/{encoder}/{experts}/{task}/training.parquet",
         log:
             "<logs>/models/{encoder}/{experts}/{task}/checkpoint.log",

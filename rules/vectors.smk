@@ -4,13 +4,15 @@
 rule extract_task_vector:
     input:
         base="<models>/{encoder}/base.safetensors",
-        checkpoint="<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
+        checkpoints=["<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"],
     output:
         task_vector="<models>/{encoder}/{experts}/{task}/task_vector.safetensors",
     log:
         "<logs>/models/{encoder}/{experts}/{task}/task_vector.log",
     benchmark:
         "<benchmarks>/models/{encoder}/{experts}/{task}/task_vector.jsonl"
+    wildcard_constraints:
+        experts=rf"(?!(?:{one_of(TOGETHER)})/){NAME}",
     conda:
         "../envs/environment.yaml"
     resources:
@@ -23,6 +25,45 @@ rule extract_task_vector:
         "Task vector of {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
     script:
         "../workflow_scripts/extract_task_vector.py"
+
+
+# A job starts for longer than it subtracts, so those of a run and of its selections are one.
+for selections in filter(None, RUNS):
+
+    rule:
+        name:
+            f"extract_task_vectors_of_{'_and_'.join(selections)}"
+        input:
+            base="<models>/{encoder}/base.safetensors",
+            checkpoints=list(
+                of_selections(
+                    "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
+                    selections,
+                ).values()
+            ),
+        output:
+            **of_selections(
+                "<models>/{encoder}/{experts}/{task}/task_vector.safetensors",
+                selections,
+            ),
+        log:
+            "<logs>/models/{encoder}/{experts}/{task}/task_vector.log",
+        benchmark:
+            "<benchmarks>/models/{encoder}/{experts}/{task}/task_vector.jsonl"
+        wildcard_constraints:
+            experts=one_of(RUNS[selections]),
+        conda:
+            "../envs/environment.yaml"
+        resources:
+            mem_mb=memory_of_merge,
+        params:
+            family=lambda wildcards: preset("encoders", wildcards.encoder)["family"],
+            code=code("extract_task_vector.py", family="{encoder}"),
+            env=env(("torch", "safetensors")),
+        message:
+            "Task vectors of {wildcards.encoder} on {wildcards.task} ({wildcards.experts} and selections)"
+        script:
+            "../workflow_scripts/extract_task_vector.py"
 
 
 rule decompose_task_vector:

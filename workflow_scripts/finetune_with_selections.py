@@ -24,7 +24,7 @@ with job(snakemake) as j:
         seed=j.seed,
         device=j.device,
         batch_size=j.params.batch_size,
-        out=Path(j.output.checkpoint),
+        out=Path(j.output.last),
         curve=Path(j.output.curve),
         fingerprint=j.fingerprint,
         title=title,

@@ -10,13 +10,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mergeloom.errors import MergeloomError
+from mergeloom.io.roots import logical
 from mergeloom.provenance.record import SIDECAR, as_metadata, fingerprint, record
 
 # Recorded in every artifact, whether or not this job's numbers depend on them.
@@ -77,9 +78,16 @@ class Job:
             roots=self._config["roots"],
         )
 
-    def metadata(self, **more: Any) -> dict[str, str]:
-        """The record, and what was found out only now, as the text metadata of a file."""
-        return as_metadata({**self.provenance, **more})
+    def metadata(self, of: Sequence[str] | None = None, **more: Any) -> dict[str, str]:
+        """The record, and what was found out only now, as the text metadata of a file.
+
+        of : the inputs that this one of several outputs is made from; by default all.
+        """
+        content = {**self.provenance, **more}
+        if of is not None:
+            names = {logical(path, self._config["roots"]) for path in of}
+            content["inputs"] = {k: v for k, v in content["inputs"].items() if k in names}
+        return as_metadata(content)
 
     @property
     def fingerprint(self) -> str:

@@ -18,6 +18,7 @@ from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models.family import get_family
 from mergeloom.training import finetune as finetuning
 from mergeloom.training import loop
+from mergeloom.training.candidates import Candidates
 from mergeloom.training.finetune import finetune
 from mergeloom.training.pretrain import contrastive_loss, distort, pretrain
 from mergeloom.training.recipe import Recipe, Span
@@ -256,6 +257,141 @@ def test_the_state_of_another_run_is_not_resumed(undisturbed, task, encoder, tmp
     assert run(task, encoder, tmp_path) == undisturbed[0]
 
 
+def closeness(base):
+    """Something to record that is largest for the epoch whose weights are nearest to the base."""
+    with TensorFile(base) as file:
+        start = {key.removeprefix("visual."): file.read(key) for key in file}
+
+    def measure(tower, head):
+        moved = sum(
+            float((p.detach() - start[k]).square().sum()) for k, p in tower.state_dict().items()
+        )
+        return {"log_trace": -moved, "log_trace_se": 0.0}
+
+    return measure
+
+
+SELECTIONS = ("max_fim", "max_val")
+
+
+def run_with_selections(task, base_and_head, out, fingerprint="f", **changes):
+    outputs = {selection: out / selection / "checkpoint.safetensors" for selection in SELECTIONS}
+    run(
+        task,
+        base_and_head,
+        out,
+        measure=closeness(base_and_head[0]),
+        candidates=Candidates(outputs, fingerprint, "task"),
+        fingerprint=fingerprint,
+        **changes,
+    )
+    return [path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()]
+
+
+# Batches of another size, so that validation accuracy is best before the last epoch.
+SELECTING = RECIPE | {"epochs": 5, "lr": 3e-2, "batch_size": 6}
+
+
+@pytest.fixture(scope="module")
+def selected(task, encoder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("selected")
+    return run_with_selections(task, encoder, out, recipe=SELECTING), out
+
+
+def tensors_of(path):
+    with TensorFile(path) as file:
+        return {key: file.read(key) for key in file}, dict(file.metadata)
+
+
+def test_a_selected_checkpoint_is_that_of_the_epoch_that_the_curve_says(selected, task, encoder):
+    rows = pd.read_parquet(selected[1] / "training.parquet")
+    trained = rows[rows["epoch"] >= 1]
+    for selection, column in (("max_val", "val_accuracy"), ("max_fim", "log_trace")):
+        epoch = int(trained.loc[trained[column].idxmax(), "epoch"])
+        weights, header = tensors_of(selected[1] / selection / "checkpoint.safetensors")
+        assert (header["selection"], header["epoch"]) == (selection, str(epoch))
+        assert header["mergeloom"] == "{}"
+        # Trained no longer than until that epoch, a run ends in the same weights.
+        family = get_family("clip")
+        tower = family.build_tower(ENCODER["architecture"], weights)
+        with TensorFile(encoder[1]) as file:
+            scores = evaluate(
+                family, tower.eval(), file.read("weight"), open_images(task / "val.safetensors"),
+                ENCODER["image"], device="cpu", batch_size=8,
+            )  # fmt: skip
+        row = rows[rows["epoch"] == epoch].iloc[0]
+        assert scores["accuracy"] == row["val_accuracy"]
+        assert scores["loss"] == pytest.approx(row["val_loss"], rel=1e-12)
+        assert closeness(encoder[0])(tower, None)["log_trace"] == row["log_trace"]
+
+
+def test_selections_differ_from_the_last_epoch_where_the_curves_say_so(selected):
+    rows = pd.read_parquet(selected[1] / "training.parquet")
+    last, _ = tensors_of(selected[1] / "checkpoint.safetensors")
+    epochs = {}
+    for selection in SELECTIONS:
+        weights, header = tensors_of(selected[1] / selection / "checkpoint.safetensors")
+        epochs[selection] = int(header["epoch"])
+        assert not all(torch.equal(weights[key], last[key]) for key in last)
+    assert epochs["max_fim"] == 1, "the recorded value falls from the first epoch on"
+    assert epochs["max_val"] < rows["epoch"].max(), "the recipe was chosen so that it does"
+
+
+def test_keeping_epochs_changes_neither_the_last_one_nor_its_curve(
+    selected, task, encoder, tmp_path
+):
+    run(task, encoder, tmp_path, recipe=SELECTING)
+    plain, kept = tmp_path / "checkpoint.safetensors", selected[1] / "checkpoint.safetensors"
+    assert plain.read_bytes() == kept.read_bytes()
+    both = [pd.read_parquet(f.with_name("training.parquet")) for f in (plain, kept)]
+    pd.testing.assert_frame_equal(both[0], both[1][list(both[0].columns)])
+
+
+def test_no_candidate_is_left(selected):
+    names = sorted(path.name for path in selected[1].rglob("*") if path.is_file())
+    assert names == ["checkpoint.safetensors"] * 3 + ["training.parquet"]
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_an_interrupted_run_selects_the_same(
+    selected, task, encoder, tmp_path, monkeypatch, epochs
+):
+    with monkeypatch.context() as patch:
+        interrupt(patch, epochs)
+        with pytest.raises(KeyboardInterrupt):
+            run_with_selections(task, encoder, tmp_path, recipe=SELECTING)
+    batches = count_batches(monkeypatch)
+    assert run_with_selections(task, encoder, tmp_path, recipe=SELECTING) == selected[0]
+    assert len(batches) == 4 * (5 - epochs), "it started anew instead of resuming"
+
+
+@pytest.mark.parametrize("lost", ["removed", "of another run"])
+def test_a_run_whose_candidate_is_lost_starts_anew(
+    selected, task, encoder, tmp_path, monkeypatch, lost
+):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run_with_selections(task, encoder, tmp_path, recipe=SELECTING)
+    candidate = tmp_path / "max_fim" / ".checkpoint.max_fim.resume.safetensors"
+    weights, header = tensors_of(candidate)
+    candidate.unlink()
+    if lost == "of another run":
+        write_tensors(candidate, weights, header | {"fingerprint": "g"})
+    batches = count_batches(monkeypatch)
+    assert run_with_selections(task, encoder, tmp_path, recipe=SELECTING) == selected[0]
+    assert len(batches) == 4 * 5
+
+
+def test_an_average_of_weights_is_what_is_selected(task, encoder, tmp_path):
+    run_with_selections(task, encoder, tmp_path, recipe=SELECTING | {"ema": 0.9})
+    rows = pd.read_parquet(tmp_path / "training.parquet")
+    weights, header = tensors_of(tmp_path / "max_fim" / "checkpoint.safetensors")
+    tower = get_family("clip").build_tower(ENCODER["architecture"], weights)
+    recorded = rows.set_index("epoch")["log_trace"][int(header["epoch"])]
+    assert closeness(encoder[0])(tower, None)["log_trace"] == recorded
+
+
 def test_another_seed_gives_another_checkpoint(undisturbed, task, encoder, tmp_path):
     assert run(task, encoder, tmp_path, seed=1)[0] != undisturbed[0][0]
 
@@ -345,7 +481,7 @@ def fit_line(tmp_path, **change):
 
     def validate(model):
         validated.append(model.weight.detach().double().numpy().copy())
-        return 0.0, 0.0
+        return {"val_loss": 0.0, "val_accuracy": 0.0}
 
     recipe = Recipe.read(
         {"batch_size": 4, "epochs": 3, "lr": 0.1, "weight_decay": 0, "warmup_steps": 0}

@@ -7,6 +7,7 @@ than the last epoch's weights of its run: each selection is a collection of its 
 """
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -137,7 +138,7 @@ def _text(value: object) -> str:
         return "_".join(map(_text, value))
     if isinstance(value, float):
         return re.sub(r"e([+-])0*", lambda found: "e" + found[1].strip("+"), f"{value:g}")
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def changed(recipe: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
