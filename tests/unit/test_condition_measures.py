@@ -40,6 +40,7 @@ class SquaredNorm:
     """In place of the log-trace: the logarithm of 1 + ‖W‖² + the number of classes of the head."""
 
     made: ClassVar[list[tuple]] = []
+    calls = 0
 
     def __init__(
         self, family, images, preprocessing, device, batch_size, settings, seed, first_batch
@@ -48,6 +49,7 @@ class SquaredNorm:
         self.examples = min(settings["examples"], len(images))
 
     def __call__(self, tower, head):
+        SquaredNorm.calls += 1
         value = math.log(1 + float(tower.weight.square().sum()) + len(head))
         return Estimate(value, 0.25, self.examples)
 
@@ -179,13 +181,12 @@ def test_alpha_zero_is_the_base(files, measured):
 
 
 def test_the_base_is_measured_once_for_all_collections(files, measured):
-    SquaredNorm.made.clear()
-    measures = measures_of(files)
+    measures, SquaredNorm.calls = measures_of(files), 0
     first, second = (
         measure(files, 0.0, merged=None, scaled=False, measures=measures) for _ in range(2)
     )
     assert first == second
-    assert len(SquaredNorm.made) == len(TASKS)
+    assert SquaredNorm.calls == len(TASKS)
 
 
 def test_scaled_models_at_alpha_one_are_the_finetuned_models(files, measured):
@@ -279,12 +280,32 @@ def test_measures_of_two_precisions_are_not_compared(files, measured):
         measure(files, 1.0)
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_a_log_trace_that_is_not_finite_names_model_and_task(files, monkeypatch, value):
-    monkeypatch.setattr(SquaredNorm, "__call__", lambda *_: Estimate(value, 0.1, 5))
+def test_a_log_trace_that_cannot_be_taken_names_model_and_task(files, measured, monkeypatch):
+    def refuse(self, tower, head):
+        raise MergeloomError("log-trace: the gradients of all 5 examples are zero")
+
+    monkeypatch.setattr(SquaredNorm, "__call__", refuse)
     given = {"checkpoints": files[1]["checkpoints"], "names": NAMES, "provenance": PROVENANCE}
-    with pytest.raises(MergeloomError, match="E/finetuned/B/finetuned: the log-trace on a is"):
+    with pytest.raises(MergeloomError, match=r"^finetuned finetuned on a: log-trace: the gradients"):
         measure_finetuned(measures_of(files), **given)
+    with pytest.raises(MergeloomError, match=r"^finetuned ta at alpha 0\.5 on a: log-trace: the"):
+        measure(files, 0.5)
+
+
+def test_logits_that_are_not_finite_name_model_and_task(files, measured):
+    chosen = result_of(files, 0.5)
+    write_tensors(files[0] / "sum.safetensors", {"weight": torch.full((4, 4), torch.inf)}, {})
+    with pytest.raises(
+        MergeloomError, match=r"^finetuned ta at alpha 0\.5 on a: the model's logits"
+    ):
+        measure(files, 0.5, chosen=chosen)
+
+
+def test_a_log_trace_that_is_no_number_is_not_written(files, monkeypatch):
+    monkeypatch.setattr(SquaredNorm, "__call__", lambda *_: Estimate(math.nan, 0.1, 5))
+    given = {"checkpoints": files[1]["checkpoints"], "names": NAMES, "provenance": PROVENANCE}
+    with pytest.raises(MergeloomError, match=r"measures\.json: cannot be written"):
+        write_json(files[0] / "measures.json", measure_finetuned(measures_of(files), **given))
 
 
 def test_a_file_without_a_log_trace_names_the_task(files, measured):

@@ -8,7 +8,6 @@ other task vectors do to it.
 """
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,30 +64,45 @@ class Measures:
         self, benchmark: Benchmark, *, log_trace: Mapping[str, Any], seed: int, first_batch: int
     ) -> None:
         self.benchmark, self.log_trace = benchmark, dict(log_trace)
-        self._seed, self._first_batch = seed, first_batch
+        self._estimators = {
+            task: LogTrace(
+                benchmark.family,
+                images,
+                benchmark.encoder["image"],
+                benchmark.device,
+                benchmark.batch_size,
+                log_trace,
+                seed,
+                first_batch,
+            )
+            for task, images in benchmark.images["train"].items()
+        }
         self._of_base: Measured | None = None
 
-    def __call__(self, turns: Iterable[Turn], splits: Sequence[str]) -> Measured:
-        """Accuracy, loss and n of models on splits of their tasks, and their log-traces."""
+    def __call__(self, turns: Iterable[Turn], splits: Sequence[str], name: str) -> Measured:
+        """Accuracy, loss and n of models on splits of their tasks, and their log-traces.
+
+        Parameters
+        ----------
+        name : of the models, for errors.
+
+        Raises
+        ------
+        MergeloomError – logits or gradients that are not finite, or all zero; names the model.
+        """
         found = Measured({split: {} for split in splits}, {})
         for tower, tasks in turns:
             for task in tasks:
-                for split in splits:
-                    found.scores[split][task] = self.benchmark.count(tower, split, task)
-                # Only for as long as it is used: it holds its examples, and T tasks have many.
-                estimate = LogTrace(
-                    self.benchmark.family,
-                    self.benchmark.images["train"][task],
-                    self.benchmark.encoder["image"],
-                    self.benchmark.device,
-                    self.benchmark.batch_size,
-                    self.log_trace,
-                    self._seed,
-                    self._first_batch,
-                )(tower, self.benchmark.heads[task])
+                try:
+                    for split in splits:
+                        found.scores[split][task] = self.benchmark.count(tower, split, task)
+                    estimate = self._estimators[task](tower, self.benchmark.heads[task])
+                except MergeloomError as error:
+                    raise MergeloomError(f"{name} on {task}: {error}") from None
                 found.log_trace[task] = estimate._asdict()
                 log.info(
-                    "%s: train accuracy %.3f, log-trace %.3f",
+                    "%s on %s: train accuracy %.3f, log-trace %.3f",
+                    name,
                     task,
                     found.scores["train"][task]["accuracy"],
                     estimate.value,
@@ -99,7 +113,7 @@ class Measures:
         """Of the base itself; measured once, since all collections of an encoder share it."""
         if self._of_base is None:
             model = MergedModel(self.benchmark.encoder, base, None, self.benchmark.device)
-            self._of_base = self(model.at(0.0, self.benchmark.tasks), ["train"])
+            self._of_base = self(model.at(0.0, self.benchmark.tasks), ["train"], "the base")
         return self._of_base
 
 
@@ -119,12 +133,13 @@ def measure_finetuned(
 
     Raises
     ------
-    MergeloomError – a log-trace that is not finite; a model of accuracy 0.
+    MergeloomError – a model whose logits or gradients are not finite, or whose accuracy is 0.
     """
     benchmark = measures.benchmark
     found = measures(
         finetuned_models(benchmark.encoder, checkpoints, benchmark.tasks, benchmark.device),
         ["train"],
+        f"{names['experts']} {FINETUNED}",
     )
     return _content(
         measures,
@@ -161,7 +176,7 @@ def measure_merged(
     Raises
     ------
     MergeloomError – a file of another encoder, collection, benchmark or merger; fine-tuned models
-    that were measured in another precision; a log-trace that is not finite.
+    that were measured in another precision; a model whose logits or gradients are not finite.
     """
     benchmark = measures.benchmark
     alpha = chosen_alpha(chosen, names)["value"]
@@ -172,12 +187,13 @@ def measure_merged(
         "test": read_result(finetuned)["tasks"],
     }
 
-    def model(delta: str | Path | Sequence[str | Path]) -> Iterable[Turn]:
-        moved = MergedModel(benchmark.encoder, base, delta, benchmark.device)
-        return moved.at(alpha, benchmark.tasks)
+    def measured(delta: str | Path | Sequence[str | Path], splits: list[str], of: str) -> Measured:
+        model = MergedModel(benchmark.encoder, base, delta, benchmark.device)
+        name = f"{names['experts']} {names['merger']}{of} at alpha {alpha:g}"
+        return measures(model.at(alpha, benchmark.tasks), splits, name)
 
-    found = measures(model(merged), ["train"]) if merged else measures.of_base(base)
-    scaled = measures(model(task_vectors), ["train", "test"]) if task_vectors else None
+    found = measured(merged, ["train"], "") if merged else measures.of_base(base)
+    scaled = measured(task_vectors, ["train", "test"], ", scaled") if task_vectors else None
     return _content(
         measures,
         names=names,
@@ -199,13 +215,6 @@ def _content(
 ) -> dict[str, Any]:
     """As it is written to `results/{encoder}/{experts}/{benchmark}/conditions/{merger}.json`."""
     study = {key: names[key] for key in ("encoder", "experts", "benchmark", "merger")}
-    for task, found in [*tasks.items(), *(scaled or {}).items()]:
-        if not all(map(math.isfinite, found["log_trace"].values())):
-            raise MergeloomError(
-                f"{'/'.join(study.values())}: the log-trace on {task} is {found['log_trace']}: the "
-                "model's gradients are not finite, or all of them are zero. Look at its learning "
-                "curve, and at the loss beside it."
-            )
     return {
         "schema": SCHEMA,
         **study,
