@@ -49,6 +49,7 @@ include: "rules/exports.smk"
 include: "rules/diagnosis.smk"
 include: "rules/inspection.smk"
 include: "rules/robustness.smk"
+include: "rules/conditions.smk"
 include: "rules/report.smk"
 
 
@@ -138,6 +139,19 @@ rule vectors:
         of_tasks("<models>/{encoder}/{experts}/{task}/svd.safetensors"),
     message:
         "Task vectors and their SVD caches"
+
+
+# A sweep of training conditions is a target of its name.
+for sweep in PRESETS["conditions"]:
+
+    rule:
+        name:
+            sweep
+        input:
+            of_target(sweep),
+        localrule: True
+        message:
+            f"Tables and figures of the conditions {sweep}"
 
 
 rule all:

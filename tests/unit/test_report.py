@@ -585,6 +585,9 @@ def test_a_diagnosis_of_other_tasks_than_it_names_is_an_error():
 # Every figure
 
 TABLES = ["summary", "corrupted"]
+CONDITIONS = [
+    "accuracy", "alpha_curves", "log_trace_accuracy", "log_trace_training", "mergers", "summary",
+]  # fmt: skip
 FIGURES = [
     "radar", "bars", "heatmap", "alpha_curves", "singular_values", "learning_curves", "diagnosis",
     "confusion", "calibration",
@@ -686,7 +689,7 @@ def test_captions_render_with_the_wildcards_of_their_rule(caption):
     jinja2 = pytest.importorskip("jinja2")
     core = pytest.importorskip("docutils.core")
     wildcards = {"encoder": "ViT-Nano", "experts": "finetuned", "benchmark": "demo8"}
-    wildcards["merger"] = "tsv"
+    wildcards |= {"merger": "tsv", "sweep": "polito"}
     template = jinja2.Template(caption.read_text(), undefined=jinja2.StrictUndefined)
     text = template.render(snakemake=SimpleNamespace(wildcards=SimpleNamespace(**wildcards)))
     html = core.publish_parts(text, writer="html5", settings_overrides={"halt_level": 2})["body"]
@@ -695,7 +698,9 @@ def test_captions_render_with_the_wildcards_of_their_rule(caption):
 
 
 def test_every_figure_has_a_caption():
-    assert {path.stem for path in CAPTIONS.glob("*.rst")} == {*FIGURES, *TABLES, "workflow"}
+    of_conditions = {f"conditions_{name}" for name in CONDITIONS}
+    captions = {path.stem for path in CAPTIONS.glob("*.rst")}
+    assert captions == {*FIGURES, *TABLES, *of_conditions, "workflow"}
 
 
 # Weights & Biases

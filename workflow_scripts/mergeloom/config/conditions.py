@@ -170,3 +170,19 @@ def check_selection(name: str, experts: Mapping[str, Mapping[str, Any]]) -> None
             f"experts {run!r} keep no {selection} (they keep: {kept}): add it to `selections` of "
             f"their preset, with log_trace where it is max_fim, and they are trained again"
         )
+
+
+def design(name: str, presets: Presets) -> dict[str, Any]:
+    """What a sweep changes: for each condition, of which base, and which keys are crossed.
+
+    Returns
+    -------
+    `{"conditions": name -> changes, "base": changed key -> value of the recipe, "cross": keys}`; a
+    key that the recipe lacks is None in `base`.
+    """
+    sweep = choose("conditions", presets["conditions"], name)
+    recipe = presets["recipes"][sweep["recipe"]]
+    conditions = conditions_of(name, sweep, recipe)
+    keys = dict.fromkeys(key for changes in conditions.values() for key in changes)
+    base = {key: recipe.get(key, DEFAULTS.get(key)) for key in keys}
+    return {"conditions": conditions, "base": base, "cross": list(sweep.get("cross", {}))}

@@ -29,8 +29,8 @@ FINETUNED: Final[dict[str, Any]] = {"color": "#111111", "linestyle": "-", "linew
 _COLOURS: Final = mpl.rc_params_from_file(STYLE, use_default_template=False)[
     "axes.prop_cycle"
 ].by_key()["color"]
-_DASHES: Final = ("-", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
-_MARKERS: Final = ("o", "s", "^", "D")
+DASHES: Final = ("-", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
+MARKERS: Final = ("o", "s", "^", "D")
 _DUBLIN_CORE: Final = "{http://purl.org/dc/elements/1.1/}"
 
 
@@ -136,14 +136,14 @@ def series(index: int) -> dict[str, Any]:
     repeat = turn(index)
     return {
         "color": _COLOURS[index % len(_COLOURS)],
-        "linestyle": _DASHES[repeat],
-        "marker": _MARKERS[repeat],
+        "linestyle": DASHES[repeat],
+        "marker": MARKERS[repeat],
     }
 
 
 def turn(index: int) -> int:
     """How often the palette was used up before the `index`-th series: 0 to 3."""
-    return index // len(_COLOURS) % len(_DASHES)
+    return index // len(_COLOURS) % len(DASHES)
 
 
 def label(merger: str) -> str:
