@@ -27,6 +27,7 @@ from mergeloom.config.study import (
     corruption_and_severity,
     functions_of,
     inputs_of,
+    is_task_arithmetic,
     parts_of,
     resolve_alpha,
     resolve_epochs,
@@ -738,6 +739,76 @@ def figure_of_report(name, label, caption):
         subcategory="{encoder}, {experts}",
         labels={"result": label},
     )
+
+
+# Wildcard constraint: collections of experts that are made by themselves, or do not exist.
+ALONE = rf"(?!(?:{one_of(TOGETHER)})/){NAME}"
+
+
+def runs_that_keep(selections):
+    """Wildcard constraint: runs with these selections."""
+    return one_of(RUNS[selections]) if selections else ALONE
+
+
+def with_selections(selections):
+    """Params function: the collections that a job is of, a run's and those of its selections."""
+    names = of_selections("{experts}", selections).values()
+    return lambda wildcards: expand(list(names), experts=wildcards.experts)
+
+
+def each(pattern, selections):
+    """The pattern for a run and for each of its selections."""
+    return list(of_selections(pattern, selections).values())
+
+
+def each_over_tasks(pattern, selections):
+    """Input function: the pattern for every task of a benchmark, for a run and each selection."""
+    functions = [over_tasks(of_one) for of_one in each(pattern, selections)]
+    return lambda wildcards: [path for paths in functions for path in paths(wildcards)]
+
+
+def each_merged(pattern, selections):
+    """Input function: the pattern for a merger, run and selections; nothing for the base."""
+    functions = [of_merger(of_one) for of_one in each(pattern, selections)]
+    return lambda wildcards: [
+        path for path in (f(wildcards) for f in functions) if path
+    ]
+
+
+def if_task_arithmetic(input_function):
+    """Input function: what another gives, for the mergers that add task vectors up."""
+    return lambda wildcards: (
+        input_function(wildcards)
+        if is_task_arithmetic(preset("mergers", wildcards.merger))
+        else []
+    )
+
+
+@explained
+def log_trace_settings(wildcards):
+    """How the log-trace of a collection's models is estimated, or an error that says what to add."""
+    settings, experts = log_trace_of(wildcards), wildcards.experts
+    if settings is None:
+        remedy = (
+            "add `log_trace: {mode: fisher, examples: 2000, sampling: shuffled}` to their preset"
+            if experts in TRAINED
+            else "they are trained elsewhere, and training conditions are those of a recipe"
+        )
+        raise MergeloomError(
+            f"experts {experts!r} have no settings of the log-trace: {remedy}"
+        )
+    return settings
+
+
+def traced_images(wildcards):
+    """The training images of a benchmark's tasks, for collections that record a log-trace."""
+    log_trace_settings(wildcards)
+    return over_tasks("<cache>/{task}/train_{size}px.safetensors")(wildcards)
+
+
+def first_batch(wildcards):
+    """The batch size of a collection's recipe."""
+    return preset("recipes", recipe_name(wildcards))["batch_size"]
 
 
 SWEEP = "conditions/{encoder}/{benchmark}/{sweep}"

@@ -16,6 +16,8 @@ rule evaluate_finetuned:
         f"<logs>/results/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.log",
     benchmark:
         f"<benchmarks>/results/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.jsonl"
+    wildcard_constraints:
+        experts=ALONE,
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["evaluate"]
@@ -48,6 +50,8 @@ rule evaluate_zeroshot:
         f"<logs>/results/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.log",
     benchmark:
         f"<benchmarks>/results/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.jsonl"
+    wildcard_constraints:
+        experts=ALONE,
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["evaluate"]
@@ -84,6 +88,7 @@ use rule evaluate_zeroshot as evaluate_merged with:
     benchmark:
         "<benchmarks>/results/{encoder}/{experts}/{benchmark}/{merger}.jsonl"
     wildcard_constraints:
+        experts=ALONE,
         merger=rf"(?!(?:{ZEROSHOT}|{FINETUNED})\.json){NAME}",
     params:
         encoder=model_of,
@@ -96,3 +101,85 @@ use rule evaluate_zeroshot as evaluate_merged with:
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder})"
+
+
+# A job starts for as long as it evaluates, so those of a run and of its selections are one.
+for selections in filter(None, RUNS):
+
+    rule:
+        name:
+            f"evaluate_finetuned_of_{'_and_'.join(selections)}"
+        input:
+            checkpoints=each_over_tasks(
+                "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors",
+                selections,
+            ),
+            heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
+            val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+            test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        output:
+            **of_selections(f"<results>/{STUDY}/{FINETUNED}.json", selections),
+        log:
+            f"<logs>/results/{STUDY}/{FINETUNED}.log",
+        benchmark:
+            f"<benchmarks>/results/{STUDY}/{FINETUNED}.jsonl"
+        wildcard_constraints:
+            experts=one_of(RUNS[selections]),
+        conda:
+            "../envs/environment.yaml"
+        threads: config["threads"]["evaluate"]
+        resources:
+            gpu=1,
+            mem_mb=memory_of_model,
+        params:
+            encoder=model_of,
+            tasks=tasks_of,
+            collections=with_selections(selections),
+            evaluation=config["evaluation"],
+            threads=config["threads"]["evaluate"],
+            code=code("evaluate_finetuned.py", family="{encoder}"),
+            env=env(NUMBERS),
+        message:
+            "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}, and their selections"
+        script:
+            "../workflow_scripts/evaluate_finetuned.py"
+
+    rule:
+        name:
+            f"evaluate_merged_of_{'_and_'.join(selections)}"
+        input:
+            base="<models>/{encoder}/base.safetensors",
+            merged=each_merged(MERGED, selections),
+            heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
+            val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+            test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+            finetuned=each(f"<results>/{STUDY}/{FINETUNED}.json", selections),
+        output:
+            **of_selections(f"<results>/{STUDY}/{{merger}}.json", selections),
+        log:
+            f"<logs>/results/{STUDY}/{{merger}}.log",
+        benchmark:
+            f"<benchmarks>/results/{STUDY}/{{merger}}.jsonl"
+        wildcard_constraints:
+            experts=one_of(RUNS[selections]),
+            merger=rf"(?!{FINETUNED}\.json){NAME}",
+        conda:
+            "../envs/environment.yaml"
+        threads: config["threads"]["evaluate"]
+        resources:
+            gpu=1,
+            mem_mb=memory_of_model,
+        params:
+            encoder=model_of,
+            tasks=tasks_of,
+            collections=with_selections(selections),
+            merger=at("mergers", "merger"),
+            alpha=alpha_of,
+            evaluation=config["evaluation"],
+            threads=config["threads"]["evaluate"],
+            code=code("evaluate_merged.py", family="{encoder}"),
+            env=env(NUMBERS),
+        message:
+            "Evaluating {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder}, {wildcards.experts} and selections)"
+        script:
+            "../workflow_scripts/evaluate_merged.py"

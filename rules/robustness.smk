@@ -43,6 +43,8 @@ use rule evaluate_finetuned as evaluate_finetuned_on_corrupted with:
         f"<logs>/results/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.log",
     benchmark:
         f"<benchmarks>/results/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.jsonl"
+    wildcard_constraints:
+        experts=NAME,
     params:
         encoder=model_of,
         tasks=tasks_of,
@@ -73,6 +75,7 @@ use rule evaluate_zeroshot as evaluate_on_corrupted with:
     benchmark:
         f"<benchmarks>/results/{STUDY}/corrupted/{CORRUPTED}/{{merger}}.jsonl"
     wildcard_constraints:
+        experts=NAME,
         merger=rf"(?!{FINETUNED}\.json){NAME}",
     params:
         encoder=model_of,
@@ -105,6 +108,8 @@ use rule evaluate_zeroshot as evaluate_on_other_tasks with:
         f"<logs>/results/{STUDY}/on/{{other}}/{{merger}}.log",
     benchmark:
         f"<benchmarks>/results/{STUDY}/on/{{other}}/{{merger}}.jsonl"
+    wildcard_constraints:
+        experts=NAME,
     params:
         encoder=model_of,
         tasks=lambda wildcards: tasks_of(wildcards, "other"),

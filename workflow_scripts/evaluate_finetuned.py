@@ -14,11 +14,13 @@ with job(snakemake) as j:
         device=j.device,
         **j.params.evaluation,
     )
-    content = evaluate_finetuned(
-        benchmark,
-        checkpoints=j.input.checkpoints,
-        names=dict(j.wildcards.items()),
-        provenance=j.provenance,
-        evaluated_on=j.params.get("evaluated_on"),
-    )
-    write_json(j.output.result, content)
+    shares = j.shares(j.input.checkpoints)
+    for experts, checkpoints, out in zip(j.collections, shares, j.output, strict=True):
+        content = evaluate_finetuned(
+            benchmark,
+            checkpoints=checkpoints,
+            names=dict(j.wildcards.items()) | {"experts": experts},
+            provenance=j.provenance_of(experts),
+            evaluated_on=j.params.get("evaluated_on"),
+        )
+        write_json(out, content)

@@ -19,18 +19,23 @@ with job(snakemake) as j:
         device=j.device,
         **j.params.evaluation,
     )
-    alpha = j.params.alpha
-    if alpha["how"] == "result":
-        alpha = chosen_alpha(read_result(j.input.chosen))
-    content = evaluate_merged(
-        benchmark,
-        base=j.input.base,
-        merged=j.input.get("merged") or None,  # none: the base itself, zero-shot
-        merger=j.params.merger,
-        alpha=alpha,
-        finetuned=read_result(j.input.finetuned),
-        names=dict(j.wildcards.items()),
-        provenance=j.provenance,
-        evaluated_on=j.params.get("evaluated_on"),
-    )
-    write_json(j.output.result, content)
+    shares = [j.shares(j.input.get(name)) for name in ("merged", "chosen", "finetuned")]
+    for experts, merged, chosen, finetuned, out in zip(
+        j.collections, *shares, j.output, strict=True
+    ):
+        names = dict(j.wildcards.items()) | {"experts": experts}
+        alpha = j.params.alpha
+        if alpha["how"] == "result":
+            alpha = chosen_alpha(chosen[0], names)
+        content = evaluate_merged(
+            benchmark,
+            base=j.input.base,
+            merged=merged[0] if merged else None,  # none: the base itself, zero-shot
+            merger=j.params.merger,
+            alpha=alpha,
+            finetuned=read_result(finetuned[0]),
+            names=names,
+            provenance=j.provenance_of(experts),
+            evaluated_on=j.params.get("evaluated_on"),
+        )
+        write_json(out, content)

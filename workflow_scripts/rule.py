@@ -24,9 +24,9 @@ from mergeloom.provenance.record import SIDECAR, as_metadata, fingerprint, recor
 PACKAGES = ("torch", "numpy", "scipy", "tensorly", "safetensors", "open-clip-torch",
             "transformers", "huggingface-hub",
             "lightning-fabric", "pillow", "matplotlib", "pandas", "scikit-learn")  # fmt: skip
-# Params that are no configuration: digests of code, software and the state of given files, and what
-# messages say.
-NO_CONFIGURATION = ("code", "env", "state", "origin")
+# Params that are no configuration: digests of code, software and the state of given files, what
+# messages say, and what else a job makes.
+NO_CONFIGURATION = ("code", "env", "state", "origin", "collections")
 
 log = logging.getLogger("mergeloom")
 
@@ -88,6 +88,27 @@ class Job:
             names = {logical(path, self._config["roots"]) for path in of}
             content["inputs"] = {k: v for k, v in content["inputs"].items() if k in names}
         return as_metadata(content)
+
+    @property
+    def collections(self) -> list[str]:
+        """The collections of experts that this job is of: one, or a run's and its selections."""
+        return list(self.params.get("collections", [self.wildcards.experts]))
+
+    def shares(self, files: str | Sequence[str] | None) -> list[list[str]]:
+        """Files that are given for each collection, one after the other, as a list for each."""
+        flat = [files] if isinstance(files, str) else list(files or [])
+        size = len(flat) // len(self.collections)
+        return [flat[i * size : (i + 1) * size] for i in range(len(self.collections))]
+
+    def provenance_of(self, experts: str) -> dict[str, Any]:
+        """The record of what is made of one of several collections: without the others' files."""
+        others = set(self.collections) - {experts}
+        inputs = {
+            name: digest
+            for name, digest in self.provenance["inputs"].items()
+            if not others.intersection(name.split("/")[2:3])  # models/{encoder}/{experts}/…
+        }
+        return {**self.provenance, "inputs": inputs}
 
     @property
     def fingerprint(self) -> str:

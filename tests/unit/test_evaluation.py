@@ -1,13 +1,14 @@
 """Evaluation: accuracies are the formula's, and alpha is chosen on validation data."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from jsonschema import Draft202012Validator
-from safetensors.numpy import save_file
+from linear_family import ENCODER, IMAGE, NAMES, PROVENANCE, Linear, write_files
 
 from mergeloom.data.decoded import Images, normalise, open_images
 from mergeloom.errors import MergeloomError
@@ -20,6 +21,7 @@ from mergeloom.evaluation.models import MergedModel, finetuned_models
 from mergeloom.evaluation.precision import resolve_precision
 from mergeloom.evaluation.predictions import count_predictions
 from mergeloom.evaluation.results import average, chosen_alpha, normalise_scores
+from mergeloom.io.jsonfile import write_json
 from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models import family as families
 from mergeloom.models.weights import merged_weights
@@ -27,35 +29,6 @@ from mergeloom.models.weights import merged_weights
 SCHEMA = json.loads(
     (Path(__file__).parents[2] / "config" / "schema" / "result.schema.json").read_text()
 )
-PROVENANCE = {
-    "rule": "evaluate_merged",
-    "inputs": {"models/x.safetensors": "0" * 64},
-    "params": {},
-    "code": "0" * 16,
-    "versions": {"torch": "1"},
-    "device": "cpu",
-    "seed": 0,
-}
-NAMES = {"encoder": "E", "experts": "finetuned", "benchmark": "B"}
-IMAGE = {"size": 2, "mean": [0.0] * 3, "std": [1 / 255] * 3}
-
-
-class Linear:
-    """A family whose tower is one matrix: features of an image are W · its red values."""
-
-    def kind(self, key, shape):
-        return "frozen" if key == "text" else "matrix"
-
-    def build_tower(self, architecture, weights):
-        tower = torch.nn.Linear(4, 4, bias=False)
-        tower.weight = torch.nn.Parameter(weights["weight"].clone(), requires_grad=False)
-        return tower
-
-    def tower_weights(self, tower):
-        return {"weight": tower.weight}
-
-    def logits(self, tower, head, images):
-        return tower(images[:, 0].flatten(1)) @ head.T
 
 
 @pytest.fixture(autouse=True)
@@ -64,36 +37,9 @@ def linear_family(monkeypatch):
     monkeypatch.setitem(families._FAMILIES, "linear", Linear())
 
 
-def images_of(labels):
-    """Image i shows its class: red is 1 at the class's pixel."""
-    pixels = np.zeros((len(labels), 2, 2, 3), np.uint8)
-    pixels.reshape(len(labels), 4, 3)[np.arange(len(labels)), labels, 0] = 1
-    return pixels
-
-
 @pytest.fixture
 def files(tmp_path):
-    """Two tasks of four classes. The base says class 0 of everything; Δ at alpha 1 is perfect."""
-    base = torch.zeros(4, 4)
-    base[0] = 1.0
-    delta = 2 * torch.eye(4)
-    delta[0, 0] = 0
-    write_tensors(tmp_path / "base.safetensors", {"weight": base, "text": torch.ones(1)}, {})
-    write_tensors(tmp_path / "delta.safetensors", {"weight": delta}, {})
-    paths = {"heads": [], "val": [], "test": [], "checkpoints": []}
-    for task, labels in (("a", np.arange(8) % 4), ("b", np.arange(20) % 4)):
-        write_tensors(tmp_path / f"{task}_head.safetensors", {"weight": torch.eye(4)}, {})
-        write_tensors(tmp_path / f"{task}.safetensors", {"weight": base + delta}, {})
-        for split in ("val", "test"):
-            path = tmp_path / f"{task}_{split}.safetensors"
-            save_file({"images": images_of(labels), "labels": labels.astype(np.int64)}, path)
-            paths[split].append(path)
-        paths["heads"].append(tmp_path / f"{task}_head.safetensors")
-        paths["checkpoints"].append(tmp_path / f"{task}.safetensors")
-    return tmp_path, paths
-
-
-ENCODER = {"family": "linear", "architecture": {}, "image": IMAGE}
+    return write_files(tmp_path)
 
 
 def benchmark_of(files, **changed):
@@ -192,7 +138,7 @@ def test_test_data_has_no_say_in_alpha(benchmark, files, finetuned):
     alpha = {"how": "search", "grid": [0.1, 0.4, 1.0, 2.0]}
     before = merged(benchmark, files, finetuned, alpha)["alpha"]
     for task in "ab":
-        benchmark._images["test"][task].labels[:] = 3
+        benchmark.images["test"][task].labels[:] = 3
     after = merged(benchmark, files, finetuned, alpha)
     assert after["alpha"] == before
     assert after["average"]["accuracy"] < 0.3
@@ -367,7 +313,8 @@ def test_normalisation_is_the_formulas_to_the_bit():
 
 def test_other_images_take_alpha_from_the_result_and_have_no_validation(files, finetuned):
     clean = merged(benchmark_of(files), files, finetuned, {"how": "search", "grid": [0.1, 1.0]})
-    alpha = chosen_alpha(clean)
+    write_json(files[0] / "ta.json", clean)
+    alpha = chosen_alpha(files[0] / "ta.json", NAMES | {"merger": "ta"})
     assert alpha == {
         "value": 1.0, "how": "result", "chosen": "search", "source": "results/E/finetuned/B/ta.json"
     }  # fmt: skip
@@ -391,6 +338,36 @@ def test_other_images_take_alpha_from_the_result_and_have_no_validation(files, f
         assert not Draft202012Validator(SCHEMA).is_valid(with_validation)
     without = {key: value for key, value in clean.items() if key != "validation"}
     assert not Draft202012Validator(SCHEMA).is_valid(without)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("encoder", "F"), ("experts", "other"), ("benchmark", "C"), ("merger", "tsv")],
+)
+def test_alpha_of_another_study_is_refused(files, finetuned, key, value):
+    path = files[0] / "ta.json"
+    write_json(path, merged(benchmark_of(files), files, finetuned, FIXED))
+    expected = NAMES | {"merger": "ta"}
+    message = (
+        f"{path}: is an alpha file of another {key}: it says {key} {expected[key]!r} "
+        f"(expected {value!r})"
+    )
+    with pytest.raises(MergeloomError, match=re.escape(message)):
+        chosen_alpha(path, expected | {key: value})
+
+
+def test_one_delta_per_task_may_lie_in_a_file_each(files):
+    """A single one, too, is of one task alone."""
+    base, delta = files[0] / "base.safetensors", files[0] / "delta.safetensors"
+    write_tensors(files[0] / "half.safetensors", {"weight": torch.eye(4) / 2}, {})
+    model = MergedModel(ENCODER, base, [delta, files[0] / "half.safetensors"], "cpu")
+    found = [(tasks, tower.weight.clone()) for tower, tasks in model.at(0.5, ["a", "b"])]
+    assert [tasks for tasks, _ in found] == [["a"], ["b"]]
+    with TensorFile(base) as start, TensorFile(delta) as step:
+        assert torch.equal(found[0][1], start["weight"] + 0.5 * step["weight"])
+        assert torch.equal(found[1][1], start["weight"] + torch.eye(4) / 4)
+    (alone,) = MergedModel(ENCODER, base, [delta], "cpu").at(1.0, ["a"])
+    assert alone[1] == ["a"]
 
 
 def test_a_model_per_task_is_refused_on_the_tasks_of_another_benchmark(files, finetuned):

@@ -169,6 +169,12 @@ def inputs_of(merger: Mapping[str, Any]) -> set[str]:
     return taken | ({"summed"} if sums and "spectrum" in taken else set())
 
 
+def is_task_arithmetic(merger: Mapping[str, Any]) -> bool:
+    """Whether Δ is the sum of the task vectors and nothing more: then θ0 + α τ_t is what the merger
+    makes of one of the models that it is the sum of."""
+    return merger["method"] == "task_arithmetic" and not merger.get("modifiers")
+
+
 def parts_of(recipe: Mapping[str, Any]) -> dict[str, str]:
     """What a recipe looks up by name: its optimiser, schedule and augmentation."""
     return {kind: recipe.get(kind, name) for kind, name in CHOICES.items()}

@@ -30,10 +30,15 @@ class Benchmark:
     Parameters
     ----------
     encoder : preset with `family`, `architecture`, `image`.
-    tasks : names; `heads`, `val` and `test` are files in the same order.
-    val : None where nothing is chosen on these images.
+    tasks : names; `heads` and the images of the splits are files in the same order.
+    train, val, test : None where nothing is measured or chosen on these images.
     precision : float32, bfloat16, float16 or auto, of the towers.
     metrics : names of `mergeloom.evaluation.metrics.METRICS`, in every task's scores.
+
+    Attributes
+    ----------
+    heads : task to Tensor [classes, d], float32, on the device.
+    images : split and task to decoded images.
     """
 
     def __init__(
@@ -42,35 +47,36 @@ class Benchmark:
         encoder: Mapping[str, Any],
         tasks: Sequence[str],
         heads: Sequence[str | Path],
-        val: Sequence[str | Path] | None,
-        test: Sequence[str | Path],
         device: str,
         batch_size: int,
+        train: Sequence[str | Path] | None = None,
+        val: Sequence[str | Path] | None = None,
+        test: Sequence[str | Path] | None = None,
         precision: str = "float32",
         metrics: Sequence[str] = (),
     ) -> None:
         self.encoder, self.tasks, self.device = encoder, list(tasks), device
         self.precision = resolve_precision(precision, device)
-        self._family = get_family(encoder["family"])
-        self._batch_size, self._metrics = batch_size, list(metrics)
-        self._heads = {}
+        self.family, self.batch_size = get_family(encoder["family"]), batch_size
+        self._metrics = list(metrics)
+        self.heads = {}
         for task, path in zip(tasks, heads, strict=True):
             with TensorFile(path) as file:
-                self._heads[task] = file.read("weight").to(device)
-        files = {"test": test} if val is None else {"val": val, "test": test}
-        self._images = {
+                self.heads[task] = file.read("weight").to(device)
+        self.images = {
             split: {t: open_images(Path(path)) for t, path in zip(tasks, paths, strict=True)}
-            for split, paths in files.items()
+            for split, paths in (("train", train), ("val", val), ("test", test))
+            if paths is not None
         }
 
     @property
     def splits(self) -> list[str]:
-        """`val`, if there is one, and `test`."""
-        return list(self._images)
+        """Those of `train`, `val` and `test` that there are."""
+        return list(self.images)
 
     def classes(self, task: str) -> int:
         """Number of classes of a task."""
-        return len(self._heads[task])
+        return len(self.heads[task])
 
     def count(
         self,
@@ -82,13 +88,13 @@ class Benchmark:
     ) -> dict[str, float]:
         """Accuracy, loss and n of a tower on a split of one task; `counters` see its logits."""
         return evaluate(
-            self._family,
+            self.family,
             tower,
-            self._heads[task],
-            self._images[split][task],
+            self.heads[task],
+            self.images[split][task],
             self.encoder["image"],
             device=self.device,
-            batch_size=self._batch_size,
+            batch_size=self.batch_size,
             precision=precision or self.precision,
             counters=counters,
         )
@@ -190,7 +196,7 @@ def evaluate_merged(
     reference = {"test": finetuned["tasks"]}
     if "val" in benchmark.splits:
         reference["val"] = finetuned["validation"]["tasks"]
-    _check_precision(benchmark, finetuned)
+    check_precision(benchmark, finetuned.get("precision", {"dtype": "float32"})["dtype"])
     model = MergedModel(benchmark.encoder, base, merged, benchmark.device)
     name = names.get("merger", merger["method"])
     if model.per_task and "benchmark" in (evaluated_on or {}):
@@ -250,8 +256,8 @@ def _warn_of_strangers(scores: Scores) -> None:
             )
 
 
-def _check_precision(benchmark: Benchmark, finetuned: Mapping[str, Any]) -> None:
-    of_finetuned = finetuned.get("precision", {"dtype": "float32"})["dtype"]
+def check_precision(benchmark: Benchmark, of_finetuned: str) -> None:
+    """Raise MergeloomError if the fine-tuned models were evaluated in another precision."""
     if of_finetuned != benchmark.precision:
         raise MergeloomError(
             f"the fine-tuned models were evaluated in {of_finetuned}, this would be in "

@@ -44,7 +44,8 @@ class MergedModel:
     ----------
     encoder : preset with `family` and `architecture`.
     base : θ0, safetensors.
-    merged : the merged task vector Δ, or one per task; None is the base itself.
+    merged : the merged task vector Δ, or one per task, in one file or in a file each; None is the
+        base itself.
 
     Attributes
     ----------
@@ -52,24 +53,29 @@ class MergedModel:
     """
 
     def __init__(
-        self, encoder: Mapping[str, Any], base: str | Path, merged: str | Path | None, device: str
+        self,
+        encoder: Mapping[str, Any],
+        base: str | Path,
+        merged: str | Path | Sequence[str | Path] | None,
+        device: str,
     ) -> None:
         with ExitStack() as stack:
             start = stack.enter_context(TensorFile(base))
             self.tower = place_tower(encoder, start, device)
             self._weights = get_family(encoder["family"]).tower_weights(self.tower)
-            self.per_task = False
+            paths = [merged] if isinstance(merged, str | Path) else list(merged or [])
+            files = [stack.enter_context(TensorFile(path)) for path in paths]
+            stacked = any(PER_TASK in file.metadata for file in files)
+            self.per_task = stacked or not isinstance(merged, str | Path | None)
+            home = "cpu" if self.per_task else device  # T models may be more than a GPU holds
             # Views of the mapped files, which are valid after those were closed, or copies.
             self._base: dict[str, Tensor] = {}
-            self._delta: dict[str, Tensor] = {}
-            if merged:
-                delta = stack.enter_context(TensorFile(merged))
-                self.per_task = PER_TASK in delta.metadata
-                home = "cpu" if self.per_task else device  # T models may be more than a GPU holds
-                for key in delta:
-                    if not delta.is_zero(key):
-                        self._base[key] = start[key].to(device)
-                        self._delta[key] = delta[key].to(home)
+            self._deltas: dict[str, Sequence[Tensor]] = {}
+            for key in files[0] if files else ():
+                if not all(file.is_zero(key) for file in files):
+                    self._base[key] = start[key].to(device)
+                    steps = [file[key].to(home) for file in files]
+                    self._deltas[key] = steps[0].unbind() if stacked else steps
 
     @torch.inference_mode()
     def at(self, alpha: float, tasks: Sequence[str]) -> Iterator[Turn]:
@@ -82,16 +88,17 @@ class MergedModel:
         tasks : of a Δ per task, those that it was merged from, in their order.
         """
         if not self.per_task:
-            self._move(alpha, self._delta)
+            self._move(alpha, 0)
             yield self.tower, list(tasks)
             return
         for index, task in enumerate(tasks):
-            self._move(alpha, {key: steps[index] for key, steps in self._delta.items()})
+            self._move(alpha, index)
             yield self.tower, [task]
 
-    def _move(self, alpha: float, delta: Mapping[str, Tensor]) -> None:
+    def _move(self, alpha: float, index: int) -> None:
         for key, start in self._base.items():
             weights = self._weights[key]
             # What `merged_weights` gives, without memory for a second model.
-            torch.add(start, delta[key].to(start.device), alpha=alpha, out=weights)
+            step = self._deltas[key][index].to(start.device)
+            torch.add(start, step, alpha=alpha, out=weights)
             weights.copy_(weights.to(start.dtype))

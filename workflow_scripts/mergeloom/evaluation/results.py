@@ -1,6 +1,7 @@
 """What one model reached on a benchmark, as JSON (config/schema/result.schema.json)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mergeloom.errors import MergeloomError
@@ -72,15 +73,47 @@ def result(
     }
 
 
-def chosen_alpha(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The alpha of a result, for an evaluation of the same model on other images."""
-    study = (found["encoder"], found["experts"], found["benchmark"], found["merger"]["name"])
+def chosen_alpha(path: str | Path, names: Mapping[str, str]) -> dict[str, Any]:
+    """The alpha of a merger's result, for an evaluation of the same model on other images.
+
+    Parameters
+    ----------
+    path : a result JSON.
+    names : encoder, experts, benchmark and merger that it must be of.
+
+    Raises
+    ------
+    MergeloomError – the result is of another encoder, experts, benchmark or merger.
+    """
+    found = read_result(path)
+    study = {key: found[key] for key in ("encoder", "experts", "benchmark")}
+    check_names(path, "an alpha file", {**study, "merger": found["merger"]["name"]}, names)
     return {
         "value": found["alpha"]["value"],
         "how": "result",
-        "source": f"results/{'/'.join(study)}.json",
+        "source": f"results/{'/'.join(study.values())}/{names['merger']}.json",
         "chosen": found["alpha"]["how"],
     }
+
+
+def check_names(
+    path: str | Path, what: str, found: Mapping[str, str], names: Mapping[str, str]
+) -> None:
+    """Raise MergeloomError if a file is of another study than the one that is evaluated.
+
+    Parameters
+    ----------
+    what : the file is, with its article.
+    found : what the file says that it is of: encoder, experts, benchmark, merger.
+    names : what it must be of; there may be more.
+    """
+    wrong = {key: value for key, value in found.items() if value != names[key]}
+    if wrong:
+        seen = ", ".join(f"{key} {v!r} (expected {names[key]!r})" for key, v in wrong.items())
+        raise MergeloomError(
+            f"{path}: is {what} of another {' and '.join(wrong)}: it says {seen}. It was copied or "
+            f"renamed: delete it, and `snakemake {path}` makes it again."
+        )
 
 
 def no_model_of_unseen_tasks(merger: str) -> str:
@@ -91,7 +124,7 @@ def no_model_of_unseen_tasks(merger: str) -> str:
     )
 
 
-def read_result(path: str) -> dict[str, Any]:
+def read_result(path: str | Path) -> dict[str, Any]:
     """A result JSON; MergeloomError when it is none."""
     content: dict[str, Any] = read_json(path, SCHEMA)
     return content
