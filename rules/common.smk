@@ -803,7 +803,7 @@ def log_trace_settings(wildcards):
 def traced_images(wildcards):
     """The training images of a benchmark's tasks, for collections that record a log-trace."""
     log_trace_settings(wildcards)
-    return over_tasks("<cache>/{task}/train_{size}px.safetensors")(wildcards)
+    return training_images_of_benchmark(wildcards)
 
 
 def first_batch(wildcards):

@@ -115,7 +115,7 @@ for selections in filter(None, RUNS):
                 selections,
             ),
             heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-            val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+            val=validation_images_of_benchmark,
             test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
         output:
             **of_selections(f"<results>/{STUDY}/{FINETUNED}.json", selections),
@@ -151,7 +151,7 @@ for selections in filter(None, RUNS):
             base="<models>/{encoder}/base.safetensors",
             merged=each_merged(MERGED, selections),
             heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-            val=over_tasks("<cache>/{task}/val_{size}px.safetensors"),
+            val=validation_images_of_benchmark,
             test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
             finetuned=each(f"<results>/{STUDY}/{FINETUNED}.json", selections),
         output:

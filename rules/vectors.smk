@@ -12,7 +12,7 @@ rule extract_task_vector:
     benchmark:
         "<benchmarks>/models/{encoder}/{experts}/{task}/task_vector.jsonl"
     wildcard_constraints:
-        experts=rf"(?!(?:{one_of(TOGETHER)})/){NAME}",
+        experts=ALONE,
     conda:
         "../envs/environment.yaml"
     resources:
