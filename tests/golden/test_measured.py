@@ -16,7 +16,8 @@ from mergeloom.errors import MergeloomError
 from mergeloom.merging.engine import merge_files, plan_merge
 from mergeloom.merging.fisher_file import write_fisher
 from mergeloom.merging.gram_file import write_grams
-from mergeloom.models.clip_stages import cut, heads_output
+from mergeloom.models.attention import heads_output
+from mergeloom.models.clip_stages import cut
 from mergeloom.models.family import get_family
 from mergeloom.models.naming import by_stage
 from mergeloom.models.stages import LinearMap

@@ -102,10 +102,22 @@ def test_how_a_model_is_cut_belongs_to_the_rules_that_cut_one_and_to_no_other(sc
     assert len(rules) > 20
     cutting = {"collect_grams.py", "merge_by_stage.py"}
     assert {name for name, (_, parts) in rules.items() if "stages" in parts} == cutting
-    assert (
-        changed(scripts, rules, "models/clip_stages.py", ".flatten(2)", ".flatten(-2)") == cutting
-    )
+    project = ("return pooled @ tower.proj", "return -pooled @ tower.proj")
+    assert changed(scripts, rules, "models/clip_stages.py", *project) == cutting
+    attend = (".flatten(2)", ".flatten(-2)")
+    assert cutting <= changed(scripts, rules, "models/attention.py", *attend)
     assert changed(scripts, rules, "models/stages.py") == cutting
+
+
+def test_how_a_model_uses_bare_parameters_belongs_to_who_names_it(scripts):
+    script = "estimate_fisher.py"
+    given = {
+        "both": (script, {"family": "clip", "uses": "clip"}),
+        "one": (script, {"family": "clip"}),
+    }
+    assert changed(scripts, given, "models/clip_uses.py", "outputs[:, 0]", "outputs[:, 1]") == {
+        "both"
+    }
 
 
 def test_what_gram_matrices_are_belongs_to_the_methods_that_take_them(scripts):

@@ -10,9 +10,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
 
 from mergeloom.errors import MergeloomError
+from mergeloom.models.attention import heads_output
 from mergeloom.models.clip import TOWER
 from mergeloom.models.stages import LinearMap, See, Stage, stages
 
@@ -89,21 +89,6 @@ class _Attention:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def heads_output(attention: nn.MultiheadAttention, inputs: Tensor) -> Tensor:
-    """What the heads of self-attention put out side by side, [n, positions, d], before `out_proj`.
-
-    Parameters
-    ----------
-    inputs : Tensor [n, positions, d].
-    """
-    packed = linear(inputs, attention.in_proj_weight, attention.in_proj_bias)
-    query, key, value = (
-        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for part in packed.chunk(3, dim=-1)
-    )
-    return scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 def _unknown(tower: str) -> MergeloomError:

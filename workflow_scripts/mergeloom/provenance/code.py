@@ -24,6 +24,7 @@ REGISTRIES = {
     "modifier": "mergeloom/merging/methods",
     "family": "mergeloom/models",
     "stages": "mergeloom/models",
+    "uses": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
     "optimizer": "mergeloom/training",
     "schedule": "mergeloom/training",
