@@ -99,6 +99,17 @@ def test_the_log_trace_of_the_base_is_the_one_before_training(measured):
             assert found["value"] == pytest.approx(before["log_trace"], rel=1e-6)
 
 
+def test_how_parameters_are_used_re_runs_what_takes_a_log_trace(measured, tmp_path):
+    subprocess.run(["cp", "-a", measured.folder, tmp_path / "copy"], check=True)
+    copy = Workflow(tmp_path / "copy")
+    watching = "workflow_scripts/mergeloom/models/clip_uses.py"
+    copy.edit(watching, "pooled: list[Tensor] = []", "pooled: list[Tensor] = list()")
+    assert copy.planned(f"{RUN}/tiny/conditions/finetuned.json") == {
+        "finetune_task_and_keep_max_fim_and_max_val": len(TASKS),
+        "measure_finetuned_of_max_fim_and_max_val": 1,
+    }
+
+
 def test_a_record_names_the_files_of_its_own_selection(measured):
     others = {Path(folder).name for folder in RUNS.values()}
     for selection, folder in RUNS.items():
