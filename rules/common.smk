@@ -128,6 +128,7 @@ def code(script, **registry):
         "merger": lambda name: functions_of(preset("mergers", name)),
         "family": lambda name: {"family": preset("encoders", name)["family"]},
         "stages": lambda name: {"stages": preset("encoders", name)["family"]},
+        "uses": lambda name: {"uses": preset("encoders", name)["family"]},
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]

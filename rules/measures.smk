@@ -42,7 +42,7 @@ for selections in dict.fromkeys([(), *RUNS]):
             batch_size=config["evaluation"]["batch_size"],
             precision=config["evaluation"]["precision"],
             threads=config["threads"]["evaluate"],
-            code=code("measure_finetuned.py", family="{encoder}"),
+            code=code("measure_finetuned.py", family="{encoder}", uses="{encoder}"),
             env=env(NUMBERS),
         message:
             "Measuring the {wildcards.experts} experts of {wildcards.encoder} on training images of {wildcards.benchmark}"
@@ -94,7 +94,7 @@ for selections in dict.fromkeys([(), *RUNS]):
             batch_size=config["evaluation"]["batch_size"],
             precision=config["evaluation"]["precision"],
             threads=config["threads"]["evaluate"],
-            code=code("measure_merged.py", family="{encoder}"),
+            code=code("measure_merged.py", family="{encoder}", uses="{encoder}"),
             env=env(NUMBERS),
         message:
             "Measuring {wildcards.merger} on training images of {wildcards.benchmark} ({wildcards.encoder}, {wildcards.experts})"

@@ -75,7 +75,10 @@ for selections in filter(None, RUNS):
             batch_size=config["evaluation"]["batch_size"],
             threads=config["threads"]["finetune"],
             code=code(
-                "finetune_with_selections.py", family="{encoder}", recipe=recipe_name
+                "finetune_with_selections.py",
+                family="{encoder}",
+                uses="{encoder}",
+                recipe=recipe_name,
             ),
             env=env(NUMBERS),
         message:

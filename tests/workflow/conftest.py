@@ -30,3 +30,11 @@ def built(built_once):
     yield built_once
     shutil.rmtree(built_once.folder)
     subprocess.run(["cp", "-a", keep, built_once.folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory):
+    """A sweep of training conditions in miniature."""
+    workflow = copy_workflow(tmp_path_factory.mktemp("swept"))
+    workflow.run("tiny_sweep", "--cores", "2")
+    return workflow

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 from safetensors import safe_open
-from sandbox import copy_workflow
 
 STUDY = "results/conditions/ViT-Tiny/tiny/tiny_sweep"
 FIGURES = ("accuracy", "log_trace_training", "log_trace_accuracy", "alpha_curves")
@@ -61,13 +60,6 @@ def test_a_selection_that_is_not_kept_is_said_before_anything_runs(fresh):
     assert "experts 'finetuned' keep no max_fim (they keep: last)" in done.stdout
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    workflow = copy_workflow(tmp_path_factory.mktemp("swept"))
-    workflow.log = workflow.run("tiny_sweep", "--cores", "2").stdout
-    return workflow
-
-
 def table_of(swept):
     return pd.read_csv(swept.folder / STUDY / "conditions.csv", keep_default_na=False)
 
@@ -101,9 +93,12 @@ def test_a_selection_is_the_checkpoint_of_the_epoch_that_its_curve_says(swept, s
             rows = pd.read_parquet(folder / run / task / "training.parquet").set_index("epoch")
             epoch = rows.loc[1:, SELECTIONS[selection]].idxmax()
             last = safe_open(folder / run / task / "checkpoint.safetensors", "pt")
-            chosen = safe_open(folder / f"{run}.{selection}" / task / "checkpoint.safetensors", "pt")
+            chosen = safe_open(
+                folder / f"{run}.{selection}" / task / "checkpoint.safetensors", "pt"
+            )
             assert chosen.metadata()["epoch"] == str(epoch)
-            same = all((chosen.get_tensor(k) == last.get_tensor(k)).all() for k in last.keys())
+            keys = last.keys()
+            same = all((chosen.get_tensor(k) == last.get_tensor(k)).all() for k in keys)
             assert same == (epoch == rows.index[-1])
             differing += not same
             # What is evaluated is that epoch's model.

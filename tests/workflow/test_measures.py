@@ -7,82 +7,54 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
-from sandbox import Workflow, copy_workflow
+from sandbox import Workflow
 
 from mergeloom.config.presets import schema_named
 
-RUN = "results/ViT-Tiny/sweep.base.seed0"
+RUN = "results/ViT-Tiny/tiny_sweep.base.seed0"
 RUNS = {"last": RUN, "max_val": f"{RUN}.max_val", "max_fim": f"{RUN}.max_fim"}
 ZEROSHOT = f"{RUN}/tiny/conditions/zeroshot.json"
 TASKS = ("tiny_digits", "tiny_shapes")
-SWEEP = """
-sweep:
-  encoder: ViT-Tiny
-  benchmark: tiny
-  recipe: tiny
-  vary: {batch_size: [8]}
-  seeds: [0]
-  selections: [last, max_val, max_fim]
-  log_trace: {mode: fisher, examples: 20, sampling: shuffled}
-  mergers: [task_addition]
-"""
-EXPERTS = """
-traced: {recipe: tiny, log_trace: {mode: fisher, examples: 20, sampling: shuffled}}
-"""
-
-
-def with_sweep(workflow):
-    (workflow.folder / "tests/workflow/presets/conditions.yaml").write_text(SWEEP)
-    with (workflow.folder / "tests/workflow/presets/experts.yaml").open("a") as file:
-        file.write(EXPERTS)
-    return workflow
-
-
-@pytest.fixture
-def swept(fresh):
-    return with_sweep(fresh)
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """A run with three selections, its task arithmetic and the base, measured."""
-    workflow = with_sweep(copy_workflow(tmp_path_factory.mktemp("measured")))
-    workflow.run(f"{RUN}.max_val/tiny/conditions/task_addition.json", ZEROSHOT)
-    return workflow
+def measured(swept):
+    """The sweep in miniature, and the base measured beside."""
+    swept.run(ZEROSHOT)
+    return swept
 
 
 def read(workflow, selection, name):
     return json.loads(workflow.read(f"{RUNS[selection]}/tiny/{name}.json"))
 
 
-def test_a_run_and_its_selections_are_one_job_of_each_kind(swept):
+def test_a_run_and_its_selections_are_one_job_of_each_kind(fresh):
     of = "of_max_fim_and_max_val"
     folders = [f"{folder}/tiny" for folder in RUNS.values()]
-    planned = swept.planned(
+    planned = fresh.planned(
         *(f"{folder}/conditions/task_addition.json" for folder in folders),
         *(f"{folder}/conditions/finetuned.json" for folder in folders),
     )
     assert planned[f"measure_finetuned_{of}"] == planned[f"measure_merged_{of}"] == 1
     assert planned[f"evaluate_finetuned_{of}"] == planned[f"evaluate_merged_{of}"] == 1
     assert planned["finetune_task_and_keep_max_fim_and_max_val"] == len(TASKS)
-    one = swept.planned(f"{RUNS['max_fim']}/tiny/conditions/task_addition.json")
+    one = fresh.planned(f"{RUNS['max_fim']}/tiny/conditions/task_addition.json")
     assert one == planned, "a file that is asked for alone"
 
 
-def test_the_measures_of_finetuned_models_need_no_result(swept):
-    planned = swept.planned(f"{RUN}/tiny/conditions/finetuned.json")
+def test_the_measures_of_finetuned_models_need_no_result(fresh):
+    planned = fresh.planned(f"{RUN}/tiny/conditions/finetuned.json")
     assert not {rule for rule in planned if "evaluate" in rule or "merge" in rule}
-    assert "decode_evaluation_images" in planned, "training validates on them"
 
 
-def test_the_base_is_measured_without_task_vectors(swept):
-    planned = swept.planned(ZEROSHOT)
+def test_the_base_is_measured_without_task_vectors(fresh):
+    planned = fresh.planned(ZEROSHOT)
     assert planned["measure_merged_of_max_fim_and_max_val"] == 1
     assert not {rule for rule in planned if rule.startswith(("extract", "merge"))}
 
 
-def test_a_collection_without_selections_is_measured_by_itself(swept):
-    planned = swept.planned("results/ViT-Tiny/traced/tiny/conditions/task_arithmetic.json")
+def test_a_collection_without_selections_is_measured_by_itself(fresh):
+    planned = fresh.planned("results/ViT-Tiny/traced/tiny/conditions/task_arithmetic.json")
     assert planned["measure_merged"] == planned["measure_finetuned"] == 1
     assert planned["evaluate_merged"] == planned["evaluate_finetuned"] == 1
 
@@ -94,10 +66,10 @@ def test_a_collection_without_selections_is_measured_by_itself(swept):
         ("public", "they are trained elsewhere"),
     ],
 )
-def test_experts_without_settings_are_told_what_to_add(swept, experts, remedy):
+def test_experts_without_settings_are_told_what_to_add(fresh, experts, remedy):
     for name in ("finetuned", "task_arithmetic"):
         target = f"results/ViT-Tiny/{experts}/tiny/conditions/{name}.json"
-        done = swept.run(target, "-n", check=False)
+        done = fresh.run(target, "-n", check=False)
         assert done.returncode
         assert f"experts '{experts}' have no settings of the log-trace: {remedy}" in done.stdout
 
@@ -117,27 +89,25 @@ def test_every_file_fits_the_schema_and_names_itself(measured, selection):
         )
 
 
-@pytest.mark.parametrize("selection", RUNS)
-def test_the_log_trace_of_a_selection_is_the_one_its_run_recorded(measured, selection):
-    """Of the epoch that was selected: by the same examples, the same draws and the same weights."""
-    column = {"max_val": "val_accuracy", "max_fim": "log_trace"}.get(selection, "epoch")
-    content = read(measured, selection, "conditions/finetuned")
+def test_the_log_trace_of_the_base_is_the_one_before_training(measured):
+    """By the same examples, the same draws and the same weights."""
     for task in TASKS:
         folder = measured.folder / RUN.replace("results", "models")
-        curve = pd.read_parquet(folder / task / "training.parquet")
-        epoch = curve[column][1:].idxmax()
-        found = content["tasks"][task]["log_trace"]
-        assert found["value"] == pytest.approx(curve["log_trace"][epoch], rel=1e-6)
-        base = read(measured, selection, "conditions/zeroshot")["tasks"][task]["log_trace"]
-        assert base["value"] == pytest.approx(curve["log_trace"][0], rel=1e-6)
+        before = pd.read_parquet(folder / task / "training.parquet").iloc[0]
+        for selection in RUNS:
+            found = read(measured, selection, "conditions/zeroshot")["tasks"][task]["log_trace"]
+            assert found["value"] == pytest.approx(before["log_trace"], rel=1e-6)
 
 
-def test_alpha_zero_in_the_search_is_zero_shot(measured):
-    for selection in RUNS:
-        curve = read(measured, selection, "task_addition")["alpha"]["curve"]
-        zeroshot = read(measured, selection, "zeroshot")["validation"]["average"]
-        assert curve[0]["alpha"] == 0
-        assert curve[0]["accuracy"] == zeroshot["accuracy"]
+def test_how_parameters_are_used_re_runs_what_takes_a_log_trace(measured, tmp_path):
+    subprocess.run(["cp", "-a", measured.folder, tmp_path / "copy"], check=True)
+    copy = Workflow(tmp_path / "copy")
+    watching = "workflow_scripts/mergeloom/models/clip_uses.py"
+    copy.edit(watching, "pooled: list[Tensor] = []", "pooled: list[Tensor] = list()")
+    assert copy.planned(f"{RUN}/tiny/conditions/finetuned.json") == {
+        "finetune_task_and_keep_max_fim_and_max_val": len(TASKS),
+        "measure_finetuned_of_max_fim_and_max_val": 1,
+    }
 
 
 def test_a_record_names_the_files_of_its_own_selection(measured):
