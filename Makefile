@@ -33,11 +33,13 @@ lint: .venv/.installed-dev
 	$(BIN)/snakemake --lint
 
 # Merging against a straightforward implementation (half an hour on two cores), evaluation against the
-# bare forward pass (four minutes), and what the workflow adds to the demo.
+# bare forward pass (four minutes), the Fisher log-trace against a backward pass per example (two
+# minutes), and what the workflow adds to the demo.
 bench: .venv/.installed-dev
 	$(BIN)/python tests/benchmarks/bench_merge.py
 	$(BIN)/python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2
 	$(BIN)/python tests/benchmarks/bench_evaluation.py
+	$(BIN)/python tests/benchmarks/bench_log_trace.py
 	$(BIN)/python tests/benchmarks/bench_overhead.py
 
 # 24 GiB of experts in a few hundred MiB of memory; needs 30 GiB of disk.
