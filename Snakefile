@@ -12,7 +12,15 @@ min_version("9.27")
 configfile: f"{workflow.basedir}/config/config.yaml"
 
 
-include: "rules/common.smk"
+include: "rules/common/presets.smk"
+include: "rules/common/resources.smk"
+include: "rules/common/tasks.smk"
+include: "rules/common/studies.smk"
+include: "rules/common/encoders.smk"
+include: "rules/common/experts.smk"
+include: "rules/common/mergers.smk"
+include: "rules/common/reports.smk"
+include: "rules/common/conditions.smk"
 
 
 pathvars:

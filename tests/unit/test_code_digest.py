@@ -89,7 +89,7 @@ def changed(scripts, of, edited, *edits):
 
 def named_by_rules():
     """Every script that a rule runs, with what its digest looks up of a family and its stages."""
-    text = "".join(path.read_text() for path in (REPOSITORY / "rules").glob("*.smk"))
+    text = "".join(path.read_text() for path in (REPOSITORY / "rules").rglob("*.smk"))
     found = {}
     for script, names in re.findall(r'code\(\s*"(\w+\.py)"([^)]*)\)', text):
         kinds = [kind for kind in ("family", "stages") if f"{kind}=" in names]

@@ -1,0 +1,49 @@
+# Where the base of an encoder comes from.
+
+PRETRAINED = [e for e, p in PRESETS["encoders"].items() if "pretrain" in p["weights"]]
+PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
+
+
+def pretraining_of(wildcards):
+    """The pretraining entry of an encoder's preset."""
+    return preset("encoders", wildcards.encoder)["weights"]["pretrain"]
+
+
+# What ends the name of a file of weights, and no tag of open_clip.
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
+
+
+@explained
+def given_weights(wildcards):
+    """The file that published weights come from, where it is one at hand and not a tag of the hub."""
+    weights = preset("encoders", wildcards.encoder)["weights"]["published"]
+    if Path(weights).is_file():
+        return [weights]
+    if "/" in weights or weights.endswith(WEIGHTS):
+        raise MergeloomError(
+            f"{weights}: no such file. It is weights.published of the encoder {wildcards.encoder}: put "
+            "the file there, or set the key to a tag of open_clip (`python -m open_clip.pretrained`)."
+        )
+    return []
+
+
+def origin_of_encoder(wildcards):
+    """Which architecture and weights a published encoder has, in words."""
+    encoder = preset("encoders", wildcards.encoder)
+    architecture = encoder["architecture"].get("open_clip", "its own architecture")
+    return f"{architecture}, {encoder['weights']['published']}"
+
+
+def pretraining_recipe(wildcards):
+    """The name of the recipe that an encoder is pretrained by."""
+    return pretraining_of(wildcards)["recipe"]
+
+
+def of_pretraining_tasks(pattern):
+    """Input function: the pattern for every task that the encoder is pretrained on."""
+
+    def paths(wildcards):
+        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        return expand(pattern, task=pretraining_of(wildcards)["tasks"], size=size)
+
+    return paths

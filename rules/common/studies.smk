@@ -1,0 +1,51 @@
+# Paths of a study: one encoder, one collection of experts, one benchmark.
+
+
+def tasks_of(wildcards, of="benchmark"):
+    """The tasks of a benchmark; the other names of the path must exist, too."""
+    preset("encoders", wildcards.encoder)
+    preset("experts", wildcards.experts)
+    return preset("benchmarks", getattr(wildcards, of))
+
+
+def over_tasks(pattern, of="benchmark", **fixed):
+    """Input function: the pattern for every task of a benchmark; `{size}` is the encoder's.
+
+    Further names in the pattern are given as values, or as functions of the wildcards.
+    """
+
+    def paths(wildcards):
+        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        given = {k: v(wildcards) if callable(v) else v for k, v in fixed.items()}
+        return expand(
+            pattern, task=tasks_of(wildcards, of), size=size, **{**wildcards, **given}
+        )
+
+    return paths
+
+
+def of_studies(pattern, experts=None, **more):
+    """The pattern for every encoder, collection of experts and benchmark of the configuration."""
+    return expand(
+        pattern,
+        encoder=config["encoders"],
+        experts=config["experts"] if experts is None else experts,
+        benchmark=config["benchmarks"],
+        **more,
+    )
+
+
+def of_tasks(pattern):
+    """The pattern for every encoder, collection of experts and task of the configuration."""
+    tasks = dict.fromkeys(
+        t for b in config["benchmarks"] for t in PRESETS["benchmarks"][b]
+    )
+    return expand(
+        pattern, encoder=config["encoders"], experts=config["experts"], task=tasks
+    )
+
+
+STUDY = "{encoder}/{experts}/{benchmark}"
+ALL_ROWS = [ZEROSHOT, *(m for m in config["mergers"] if m != ZEROSHOT), FINETUNED]
+MERGED = "<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors"
+RESULT = f"<results>/{STUDY}/{{merger}}.json"
