@@ -23,7 +23,7 @@ from mergeloom.config.study import (
 )
 from mergeloom.errors import MergeloomError
 from mergeloom.io.roots import resolve_roots
-from mergeloom.provenance.code import digest
+from mergeloom.provenance.code import digest, registered
 from mergeloom.provenance.environment import environment_digest
 from mergeloom.report.published import read_published
 
@@ -109,11 +109,14 @@ def code(script, **registry):
     Wildcards in the values of `registry` name presets: `merger="{merger}"` means that preset's method
     and modifiers. A value may also be a function of the wildcards that gives the name.
     """
-    registered = {
+    named_by = {
         "merger": lambda name: functions_of(preset("mergers", name)),
         "family": lambda name: {"family": preset("encoders", name)["family"]},
         "stages": lambda name: {"stages": preset("encoders", name)["family"]},
-        "uses": lambda name: {"uses": preset("encoders", name)["family"]},
+        # Families without bare parameters have none.
+        "uses": lambda name: {
+            "uses": tuple({preset("encoders", name)["family"]} & {*registered("uses")})
+        },
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
@@ -128,7 +131,7 @@ def code(script, **registry):
             given = (
                 name(wildcards) if callable(name) else name.format(**dict(wildcards))
             )
-            names |= registered[kind](given)
+            names |= named_by[kind](given)
         return digest(script, **names)
 
     return digest_of
