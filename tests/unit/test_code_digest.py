@@ -88,11 +88,11 @@ def changed(scripts, of, edited, *edits):
 
 
 def named_by_rules():
-    """Every script that a rule runs, with what its digest looks up of a family and its stages."""
+    """Every script that a rule runs, with what its digest looks up of a family."""
     text = "".join(path.read_text() for path in (REPOSITORY / "rules").rglob("*.smk"))
     found = {}
     for script, names in re.findall(r'code\(\s*"(\w+\.py)"([^)]*)\)', text):
-        kinds = [kind for kind in ("family", "stages") if f"{kind}=" in names]
+        kinds = [kind for kind in ("family", "stages", "uses") if f"{kind}=" in names]
         found[script] = (script, dict.fromkeys(kinds, "clip"))
     return found
 
@@ -109,15 +109,17 @@ def test_how_a_model_is_cut_belongs_to_the_rules_that_cut_one_and_to_no_other(sc
     assert changed(scripts, rules, "models/stages.py") == cutting
 
 
-def test_how_a_model_uses_bare_parameters_belongs_to_who_names_it(scripts):
-    script = "estimate_fisher.py"
-    given = {
-        "both": (script, {"family": "clip", "uses": "clip"}),
-        "one": (script, {"family": "clip"}),
-    }
-    assert changed(scripts, given, "models/clip_uses.py", "outputs[:, 0]", "outputs[:, 1]") == {
-        "both"
-    }
+def test_how_a_model_uses_its_parameters_belongs_to_the_rules_that_trace_one(scripts):
+    rules = named_by_rules()
+    tracing = {"finetune_with_selections.py", "measure_finetuned.py", "measure_merged.py"}
+    first, second = "outputs[:, 0]", "outputs[:, 1]"
+    assert changed(scripts, rules, "models/clip_uses.py", first, second) == tracing
+    assert changed(scripts, rules, "statistics/ghost_norms.py") == tracing
+
+
+def test_what_keeps_epochs_leaves_plain_fine_tuning_alone(scripts):
+    keeping = {"finetune_with_selections.py"}
+    assert changed(scripts, named_by_rules(), "training/candidates.py") == keeping
 
 
 def test_what_gram_matrices_are_belongs_to_the_methods_that_take_them(scripts):
