@@ -31,7 +31,7 @@ def test_selections_add_no_run_and_other_mergers_train_nothing(fresh):
     assert of_training(fresh.planned("tiny_sweep")) == runs
     fresh.edit(preset, "[last, max_val, max_fim]", "[last]")
     assert of_training(fresh.planned("tiny_sweep")) == runs
-    fresh.edit(preset, "[task_addition]", "[task_addition, tsv_at_1, ties]")
+    fresh.edit(preset, "[task_addition, weight_average]", "[task_addition, tsv_at_1, ties]")
     planned = fresh.planned("tiny_sweep")
     assert of_training(planned) == runs
     assert planned["merge_models"] == 3 * len(CONDITIONS) * 2
@@ -43,7 +43,7 @@ def test_selections_add_no_run_and_other_mergers_train_nothing(fresh):
         ("seeds: [0, 1]", "seeds: [0, 1, 0]", "tiny_sweep: seeds: repeats 0; give each value once"),
         ("named: {small", "named: {base: {lr: 1.0}, small", "'base' is named twice with different"),
         ("benchmark: tiny", "benchmark: tyni", "conditions 'tiny_sweep': unknown benchmark 'tyni'"),
-        ("[task_addition]", "[task_adition]", "conditions 'tiny_sweep': unknown merger"),
+        ("[task_addition,", "[task_adition,", "conditions 'tiny_sweep': unknown merger"),
         ("{batch_size: 16,", "{batch_sise: 16,", "small_and_balanced: unknown key 'batch_sise'"),
     ],
 )
@@ -148,13 +148,22 @@ def test_the_table_holds_the_numbers_of_the_results(swept):
                     ) == pytest.approx(single["tasks"][task]["log_trace"]["value"])
 
 
-def test_the_merger_table_has_a_row_per_condition_and_selection(swept):
+def test_the_merger_table_has_a_row_per_condition_and_selection_and_a_column_per_merger(swept):
     rows = list(csv.DictReader(swept.read(f"{STUDY}/mergers.csv").splitlines()))
     assert [(row["condition"], row["selection"]) for row in rows] == [
         (condition, selection)
         for condition in CONDITIONS
         for selection in ("last", "max_val", "max_fim")
     ]
+    for merger in ("task_addition", "weight_average"):
+        found = [
+            result_of(swept, f"tiny_sweep.base.seed{seed}", merger)["average"]["accuracy"]
+            for seed in (0, 1)
+        ]
+        assert float(rows[0][merger]) == pytest.approx(sum(found) / 2, abs=1e-6)
+        assert float(rows[0][f"{merger}_sd"]) == pytest.approx(
+            abs(found[0] - found[1]) / 2**0.5, abs=1e-6
+        )
 
 
 def test_a_balanced_collection_reads_the_balanced_images_alone(swept):
