@@ -149,8 +149,19 @@ rule vectors:
         "Task vectors and their SVD caches"
 
 
+rule all:
+    default_target: True
+    input:
+        rules.tables.input,
+        rules.figures.input,
+        wandb_logs,
+    message:
+        "Tables and figures of the configuration"
+
+
 # A sweep of training conditions is a target of its name.
 for sweep in PRESETS["conditions"]:
+    explained(check_target)(sweep, [rule.name for rule in workflow.rules])
 
     rule:
         name:
@@ -160,13 +171,3 @@ for sweep in PRESETS["conditions"]:
         localrule: True
         message:
             f"Tables and figures of the conditions {sweep}"
-
-
-rule all:
-    default_target: True
-    input:
-        rules.tables.input,
-        rules.figures.input,
-        wandb_logs,
-    message:
-        "Tables and figures of the configuration"

@@ -1,6 +1,6 @@
 # Sweeps of training conditions: their collections, inputs, figures and targets.
 
-from mergeloom.config.conditions import collections, design
+from mergeloom.config.conditions import check_target, collections, design
 
 
 @explained

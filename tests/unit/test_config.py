@@ -127,6 +127,24 @@ def test_choose_says_what_exists():
         choose("tasks", {"b": 1, "a": 2}, "c")
 
 
+def test_of_the_many_names_of_a_sweep_those_most_like_the_wanted_are_said():
+    names = {f"study.lr-{lr}.seed{n}": {} for lr in ("1e-4", "1e-5") for n in range(4)}
+    with pytest.raises(MergeloomError) as error:
+        choose("experts", {"finetuned": {}, **names}, "study.lr-1e-5.seed7")
+    listed = str(error.value).removeprefix("unknown expert 'study.lr-1e-5.seed7'; config has: ")
+    assert listed.startswith("finetuned, study.… (8, such as study.lr-1e-5.seed")
+    assert listed.count("study.lr-1e-5.seed") == 3
+    with pytest.raises(MergeloomError, match=r"config has: finetuned, study\.… \(8\)$"):
+        choose("experts", {"finetuned": {}, **names}, "fine")
+
+
+@pytest.mark.parametrize("text", ["1e-4", "5.0e4", "-2e+3"])
+def test_a_number_that_yaml_takes_for_text_is_told_how_to_be_written(text, tmp_path):
+    (tmp_path / "recipes.yaml").write_text(f"slow: {{lr: {text}}}")
+    with pytest.raises(MergeloomError, match=r"slow: lr: .* is text in YAML.* 1\.0e-4$"):
+        load_presets("recipes", [tmp_path], {"properties": {"lr": {"type": "number"}}})
+
+
 def test_alpha_is_fixed_searched_or_from_a_table():
     where = {"encoder": "E", "benchmark": "B"}
     assert resolve_alpha({"method": "tsv", "alpha": 0.5}, **where) == {"how": "fixed", "value": 0.5}

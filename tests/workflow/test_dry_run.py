@@ -138,6 +138,7 @@ def test_a_wrong_published_figure_is_one_clear_error(fresh):
         ("results/ViT-Tiny/finetuned/tniy/tsv.json", "unknown benchmark 'tniy'"),
         ("results/ViT-Tiny/fine/tiny/tsv.json", "unknown expert 'fine'; config has: at_hand"),
         ("results/ViT/finetuned/tiny/tsv.json", "unknown encoder 'ViT'"),
+        ("results/conditions/ViT-Tiny/tiny/swep/summary.md", "unknown sweep of conditions 'swep'"),
         (f"{RESULTS}/confusion/tvs.json", "unknown merger 'tvs'; config has: breadcrumbs"),
         (f"{RESULTS}/corrupted/fog2/tsv.json", "unknown corruption 'fog'; there is: contrast"),
         (f"{RESULTS}/corrupted/contrast/tsv.json", "severity is missing, expected 1 to 5"),

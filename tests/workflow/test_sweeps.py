@@ -45,6 +45,7 @@ def test_selections_add_no_run_and_other_mergers_train_nothing(fresh):
         ("benchmark: tiny", "benchmark: tyni", "conditions 'tiny_sweep': unknown benchmark 'tyni'"),
         ("[task_addition,", "[task_adition,", "conditions 'tiny_sweep': unknown merger"),
         ("{batch_size: 16,", "{batch_sise: 16,", "small_and_balanced: unknown key 'batch_sise'"),
+        ("tiny_sweep:", "all:", "conditions 'all': `snakemake all` makes something else already"),
     ],
 )
 def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(fresh, old, new, message):

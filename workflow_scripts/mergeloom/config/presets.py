@@ -7,7 +7,9 @@ jsonschema only: the workflow reads them at start.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,11 @@ def check(content: Any, schema: Mapping[str, Any], where: str) -> None:
     if error.validator == "oneOf":
         kinds = "; ".join(_kind(branch) for branch in error.schema["oneOf"])
         raise MergeloomError(f"{place}: is {error.instance!r}, expected exactly one of: {kinds}")
+    if error.validator == "type" and _NUMBER.fullmatch(str(error.instance)):
+        raise MergeloomError(
+            f"{place}: {error.instance} is text in YAML, whose numbers with an exponent have a "
+            "point and a sign: 1.0e-4"
+        )
     raise MergeloomError(f"{place}: {error.message}")
 
 
@@ -75,6 +82,10 @@ def _kind(schema: Mapping[str, Any]) -> str:
     if "required" in schema:
         return "keys " + ", ".join(schema["required"])
     return repr(schema["const"]) if "const" in schema else f"{schema.get('type', 'another')}"
+
+
+# A number as people write it and YAML 1.1 takes it for text: 1e-4, 5.0e4.
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 
 
 # How much an error says that content is of another kind than a schema describes.
@@ -166,8 +177,27 @@ def load_presets(kind: str, folders: list[Path], schema: Mapping[str, Any]) -> d
 def choose(kind: str, presets: Mapping[str, Any], name: str) -> Any:
     """The preset called `name`, or an error that lists what exists."""
     if name not in presets:
+        one = "sweep of conditions" if kind == "conditions" else kind.removesuffix("s")
         raise MergeloomError(
-            f"unknown {kind.removesuffix('s')} {name!r}; "
-            f"config has: {', '.join(sorted(presets)) or 'none'}"
+            f"unknown {one} {name!r}; config has: {', '.join(_listed(presets, name)) or 'none'}"
         )
     return presets[name]
+
+
+# A sweep makes hundreds of names.
+_FEW, _CLOSEST = 6, 3
+
+
+def _listed(names: Iterable[str], wanted: str) -> list[str]:
+    """Names in order; of many with the same beginning, how many, and those most like `wanted`."""
+    beginnings: dict[str, list[str]] = {}
+    for name in sorted(names):
+        beginnings.setdefault(name.partition(".")[0], []).append(name)
+    listed = []
+    for beginning, found in beginnings.items():
+        if len(found) <= _FEW:
+            listed += found
+            continue
+        close = ", ".join(get_close_matches(wanted, found, n=_CLOSEST, cutoff=0.8))
+        listed.append(f"{beginning}.… ({len(found)}{close and f', such as {close}'})")
+    return listed
