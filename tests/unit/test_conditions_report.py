@@ -438,6 +438,16 @@ def test_the_epochs_that_selections_take_are_marked(study, figures):
         assert marks[marker].get_ydata()[0] == history.set_index("epoch")["log_trace"][epoch]
 
 
+def test_selections_that_take_the_same_epoch_are_all_seen(study, figures):
+    """Of points at one place, the marker on top is the smallest."""
+    for name in ("training", "scatter"):
+        points = [line for line in figures[name].axes[0].lines if len(line.get_xdata()) == 1]
+        by_height = sorted(points, key=lambda line: line.get_zorder())
+        sizes = [line.get_markersize() for line in by_height]
+        assert sizes == sorted(sizes, reverse=True)
+        assert len(set(sizes)) == len(study.sweep.selections)
+
+
 def test_the_scatter_has_a_point_for_every_collection_and_says_its_correlation(study, figures):
     fig = figures["scatter"]
     points = points_of(study.frame, "task_addition")

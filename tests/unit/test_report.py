@@ -625,6 +625,17 @@ def test_a_figure_drawn_twice_has_the_same_bytes_and_carries_its_provenance(suff
     assert len(list(tmp_path.rglob("*"))) == 2 + 2 * len(FIGURES)
 
 
+def test_a_subject_that_is_too_long_is_written_smaller_and_not_cut_off():
+    sizes = {}
+    for subject in ("demo", "a_long_name_of_an_encoder, a_benchmark, a_sweep: " * 2):
+        with style.figure(6.5, 3, "Heading", subject) as fig:
+            text = fig.texts[-1]
+            assert text.get_window_extent().x1 < fig.bbox.width
+        sizes[subject] = text.get_fontsize()
+    short, long = sizes.values()
+    assert short == 9.5 > long
+
+
 def test_positions_are_rounded_because_the_layout_solver_varies_in_the_last_bit():
     for fig in figures(TASKS, MERGERS).values():
         for axes in fig.axes:

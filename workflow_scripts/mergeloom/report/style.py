@@ -57,6 +57,10 @@ def _head(fig: Figure, heading: str, subject: str) -> None:
     text = fig.text(left, 1, subject, ha="left", va="top", color=MUTED, fontsize=9.5)
     text.set_transform(fig.transFigure + below)
     text.set_in_layout(False)
+    # Names may be long, and are then written smaller, not cut off.
+    room = 0.98 * (1 - 2 * left) * fig.bbox.width
+    wide = max(1, text.get_window_extent().width / room)
+    text.set_fontsize(round(9.5 / wide, 2))
 
 
 def _settle(fig: Figure) -> None:

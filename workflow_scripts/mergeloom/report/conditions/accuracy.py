@@ -65,7 +65,7 @@ def _models(numbers: Numbers, mergers: Sequence[str]) -> dict[str, dict[str, Any
     merged = {m: style.series(i) | {"marker": "s"} for i, m in enumerate(mergers)}
     names = [scaled(merger) for merger in mergers if numbers.has(scaled(merger))]
     single = {m: style.series(len(mergers) + i) | {"marker": "^"} for i, m in enumerate(names)}
-    return {FINETUNED: {**style.FINETUNED, "marker": "o"}, **merged, **single}
+    return {FINETUNED: {**style.FINETUNED, "marker": "o"}, **single, **merged}
 
 
 def _panel(
@@ -79,7 +79,8 @@ def _panel(
     level = numbers.get(("", ""), ZEROSHOT, "accuracy", "test")[0]
     axes.axhline(level, **style.ZEROSHOT)
     count = len(design.variants)
-    for model, look in models.items():
+    for place, (model, look) in enumerate(models.items()):
+        aside = min(0.05, 0.15 / len(models)) * (place - (len(models) - 1) / 2)
         for index, variant in enumerate(design.variants):
             found = [
                 (
@@ -91,7 +92,7 @@ def _panel(
             ]
             x, mean, sd = np.array(found, dtype=float).reshape(-1, 3).T
             axes.errorbar(
-                x + 0.22 * (index - (count - 1) / 2),
+                x + 0.22 * (index - (count - 1) / 2) + aside,
                 mean,
                 np.nan_to_num(sd) if np.isfinite(sd).any() else None,
                 color=look["color"],

@@ -18,7 +18,7 @@ from mergeloom.report.conditions.correlation import (
     spearman,
 )
 from mergeloom.report.conditions.design import BASE, BASE_COLOR, Design
-from mergeloom.report.conditions.panels import SELECTIONS
+from mergeloom.report.conditions.panels import key_of_selections, mark
 from mergeloom.report.conditions.study import FINETUNED
 
 _HEADING: Final = "Log-trace against accuracy of the merged model"
@@ -39,7 +39,11 @@ def log_trace_accuracy(
     """
     points = points_of(frame, merger)
     colors, hollow = _looks(design)
-    subject = f"{subject}: averages over tasks, a point per selection and seed" if subject else ""
+    subject = (
+        f"{subject}: averages over tasks, a point per condition, selection and seed"
+        if subject
+        else ""
+    )
     with style.figure(9, 5.6, _HEADING, subject) as fig:
         left, right = fig.subplots(1, 2, sharey=True)
         for axes, column, title in (
@@ -54,12 +58,7 @@ def log_trace_accuracy(
                 ["condition", "selection", column, "accuracy"]
             ].itertuples(index=False):
                 color = colors[condition][1]
-                axes.plot(
-                    x, y,
-                    marker=SELECTIONS[selection][0], markersize=5.5, linestyle="",
-                    markeredgecolor=color, alpha=0.85,
-                    markerfacecolor="white" if condition in hollow else color,
-                )  # fmt: skip
+                axes.plot(x, y, **mark(selection, color, condition in hollow))
             axes.set_xlabel(f"log-trace, {title}")
             axes.xaxis.set_major_locator(MaxNLocator(6))
         left.set_ylabel(f"test accuracy, {style.label(merger)}")
@@ -117,16 +116,14 @@ def _looks(design: Design) -> tuple[dict[str, tuple[str, str]], set[str]]:
 
 def _key(design: Design, colors: dict[str, tuple[str, str]], selections: list[str]) -> list[Line2D]:
     def handle(label: str, **look: Any) -> Line2D:
-        return Line2D(
-            [], [], linestyle="", label=label, **{"marker": "o", "color": "#555555", **look}
-        )
+        return Line2D([], [], label=label, **{"linestyle": "", "color": "#555555", **look})
 
     factors = list(dict.fromkeys([*filter(_is_base, colors.values()), *colors.values()]))
     kinds = [
-        [handle(factor, color=color) for factor, color in factors],
-        [handle(SELECTIONS[s][1], marker=SELECTIONS[s][0]) for s in selections],
+        [handle(factor, color=color, linestyle="-", linewidth=4) for factor, color in factors],
+        key_of_selections(selections),
         [
-            handle(variant, markerfacecolor="white" if index else "#555555")
+            handle(variant, marker="D", markerfacecolor="white" if index else "#555555")
             for index, variant in enumerate(design.variants)
             if len(design.variants) > 1
         ],

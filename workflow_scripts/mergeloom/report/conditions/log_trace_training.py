@@ -6,16 +6,16 @@ from typing import Final
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mergeloom.report import style
 from mergeloom.report.conditions.design import Design
 from mergeloom.report.conditions.panels import (
-    SELECTIONS,
     dashes,
     key_of_levels,
+    key_of_selections,
     key_of_variants,
+    mark,
     panels,
     row_title,
 )
@@ -60,13 +60,14 @@ def log_trace_training(
                             axes, histories[condition][task], level.color, dashes(design, variant)
                         )
                         _marks(axes, histories[condition][task], selections, level.color, condition)
-                axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+                axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
                 axes.yaxis.set_major_locator(MaxNLocator(4))
             row_title(row[0], task)
             row[0].set_ylabel("log-trace")
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
-        fig.legend(handles=_key(design, selections), loc="outside lower center", ncols=2)
+        handles = [*key_of_selections(selections), *key_of_variants(design)]
+        fig.legend(handles=handles, loc="outside lower center", ncols=2)
         return fig
 
 
@@ -81,16 +82,4 @@ def _marks(
 ) -> None:
     for selection in selections:
         row = selected_row(history, selection, condition)
-        axes.plot(
-            row["epoch"], row["log_trace"],
-            marker=SELECTIONS[selection][0], markersize=5.5, color=color, markeredgecolor="white",
-            markeredgewidth=0.6, linestyle="", zorder=3,
-        )  # fmt: skip
-
-
-def _key(design: Design, selections: Sequence[str]) -> list[Line2D]:
-    marks = [
-        Line2D([], [], color="#555555", linestyle="", marker=marker, label=words)
-        for marker, words in (SELECTIONS[selection] for selection in selections)
-    ]
-    return [*marks, *key_of_variants(design)]
+        axes.plot(row["epoch"], row["log_trace"], color=color, **mark(selection, color))

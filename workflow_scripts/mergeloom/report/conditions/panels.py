@@ -1,7 +1,7 @@
 """What the figures of a study of conditions share: panels by factor, looks, keys."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,12 +11,42 @@ from matplotlib.transforms import ScaledTranslation
 from mergeloom.report import style
 from mergeloom.report.conditions.design import Design, Group
 
-SELECTIONS: Final[dict[str, tuple[str, str]]] = {
-    "last": ("s", "last epoch"),
-    "max_val": ("o", "highest validation accuracy (max_val)"),
-    "max_fim": ("^", "highest log-trace (max_fim)"),
+
+class Mark(NamedTuple):
+    """A selection's marker, its size in points, and what it takes, in words."""
+
+    marker: str
+    size: float
+    words: str
+
+
+SELECTIONS: Final = {
+    "last": Mark("s", 8.5, "last epoch"),
+    "max_val": Mark("o", 6.8, "highest validation accuracy (max_val)"),
+    "max_fim": Mark("^", 5.6, "highest log-trace (max_fim)"),
 }
-"""Marker of a selection, and what it takes, in words."""
+
+
+def mark(selection: str, color: str, hollow: bool = False) -> dict[str, Any]:
+    """Look of a selection's point. Those of one epoch are nested, so that each is seen."""
+    marker, size, _ = SELECTIONS[selection]
+    return {
+        "marker": marker,
+        "markersize": size,
+        "markerfacecolor": "white" if hollow else color,
+        "markeredgecolor": color if hollow else "white",
+        "markeredgewidth": 0.9 if hollow else 0.6,
+        "linestyle": "",
+        "zorder": 20 - size,
+    }
+
+
+def key_of_selections(selections: Sequence[str]) -> list[Line2D]:
+    """Handles that say which marker is which selection."""
+    return [
+        Line2D([], [], **mark(selection, "#555555"), label=SELECTIONS[selection].words)
+        for selection in selections
+    ]
 
 
 def panels(fig: Figure, rows: int, design: Design, by_levels: bool, **share: Any) -> Any:
@@ -98,6 +128,6 @@ def say(fig: Figure, words: str) -> Figure:
 def words_of(selections: Sequence[str]) -> list[str]:
     """Selections as rows of panels are headed."""
     return [
-        SELECTIONS[selection][1] if selection in SELECTIONS else selection
+        SELECTIONS[selection].words if selection in SELECTIONS else selection
         for selection in selections
     ]
