@@ -33,8 +33,8 @@ lint: .venv/.installed-dev
 	$(BIN)/snakemake --lint
 
 # Merging against a straightforward implementation (half an hour on two cores), evaluation against the
-# bare forward pass (four minutes), the Fisher log-trace against a backward pass per example (two
-# minutes), and what the workflow adds to the demo.
+# bare forward pass (four minutes), the Fisher log-trace of ViT-Nano against a backward pass per example
+# (two minutes), and what the workflow adds to the demo.
 bench: .venv/.installed-dev
 	$(BIN)/python tests/benchmarks/bench_merge.py
 	$(BIN)/python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2
