@@ -152,6 +152,25 @@ def test_a_name_that_stands_twice_in_a_file_is_refused(tmp_path):
         read_yaml(file)
 
 
+def test_keys_of_a_mapping_that_is_merged_in_may_stand_again(tmp_path):
+    file = tmp_path / "recipes.yaml"
+    file.write_text(
+        "of:\n  b: &b {<<: &a {lr: 1, steps: 2}, lr: 2}\nc: {<<: *b, lr: 3}\nd: {<<: *a}\n"
+    )
+    assert read_yaml(file) == {
+        "of": {"b": {"lr": 2, "steps": 2}},
+        "c": {"lr": 3, "steps": 2},
+        "d": {"lr": 1, "steps": 2},
+    }
+
+
+def test_a_key_that_is_no_text_is_no_yaml_of_ours(tmp_path):
+    file = tmp_path / "recipes.yaml"
+    file.write_text("? [1, 2]\n: 3\n")
+    with pytest.raises(MergeloomError, match=r"(?s)recipes.yaml: not valid YAML.*unhashable key"):
+        read_yaml(file)
+
+
 def test_a_condition_that_makes_no_recipe_is_named():
     with pytest.raises(MergeloomError, match=r"conditions 'study': batch_size-0.* minimum"):
         expand(presets(vary={"batch_size": [0]}), RECIPES)
