@@ -174,8 +174,8 @@ def load_presets(kind: str, folders: list[Path], schema: Mapping[str, Any]) -> d
 def choose(kind: str, presets: Mapping[str, Any], name: str) -> Any:
     """The preset called `name`, or an error that lists what exists."""
     if name not in presets:
+        what = "sweep" if kind == "conditions" else kind.removesuffix("s")
         raise MergeloomError(
-            f"unknown {kind.removesuffix('s')} {name!r}; "
-            f"config has: {', '.join(sorted(presets)) or 'none'}"
+            f"unknown {what} {name!r}; config has: {', '.join(sorted(presets)) or 'none'}"
         )
     return presets[name]
