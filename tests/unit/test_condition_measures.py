@@ -274,6 +274,14 @@ def test_measures_of_other_finetuned_models_are_refused(files, measured):
         measure(files, 1.0)
 
 
+def test_a_result_of_other_finetuned_models_is_refused(files, measured):
+    chosen = result_of(files, 1.0)
+    path = files[0] / "finetuned.json"
+    write_json(path, json.loads(path.read_text()) | {"benchmark": "C"})
+    with pytest.raises(MergeloomError, match=r"finetuned\.json: is a result of another benchmark"):
+        measure(files, 1.0, chosen=chosen)
+
+
 def test_measures_of_two_precisions_are_not_compared(files, measured):
     write_json(files[0] / "measures.json", measured | {"precision": "bfloat16"})
     with pytest.raises(MergeloomError, match="evaluated in bfloat16, this would be in float32"):

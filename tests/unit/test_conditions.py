@@ -123,6 +123,11 @@ def test_collections_say_of_which_run_condition_selection_and_seed_they_are():
         assert expanded["experts"][collection.experts]["recipe"] == "study.base"
 
 
+def test_a_sweep_that_does_not_exist_is_told_which_do():
+    with pytest.raises(MergeloomError, match="unknown sweep 'other'; config has: study"):
+        collections("other", expand(presets(), RECIPES))
+
+
 def test_a_selection_whose_metric_is_not_recorded_is_told_so():
     given = presets() | {"experts": {"mine": {"selections": ["max_fim"]}}}
     with pytest.raises(MergeloomError, match=r"experts 'mine': .* max_fim .* add log_trace"):
@@ -135,6 +140,11 @@ def test_a_selection_that_a_run_does_not_keep_is_told_so():
     check_selection("nonsense", experts)
     with pytest.raises(MergeloomError, match=r"'finetuned' keep no max_fim \(they keep: last, max"):
         check_selection("finetuned.max_fim", experts)
+    for elsewhere in ({"import": {"path": "x"}}, {"source": "files"}):
+        with pytest.raises(
+            MergeloomError, match=r"'theirs' are not trained here, and have no max_v"
+        ):
+            check_selection("theirs.max_val", {"theirs": elsewhere})
 
 
 def test_a_condition_named_twice_with_different_values_is_refused():
@@ -150,6 +160,39 @@ def test_a_name_that_stands_twice_in_a_file_is_refused(tmp_path):
     with pytest.raises(
         MergeloomError, match=r"(?s)conditions.yaml.*the key 'a' stands twice.*line 4"
     ):
+        read_yaml(file)
+
+
+def test_a_recipe_under_two_names_is_refused_since_it_would_be_trained_twice():
+    with pytest.raises(MergeloomError, match=r"'batch_size-8' and 'small' are one recipe"):
+        names(vary={"batch_size": [8]}, named={"small": {"batch_size": 8}})
+    with pytest.raises(MergeloomError, match=r"'base' and 'same' are one recipe"):
+        names(named={"same": {"batch_size": 32}})
+
+
+def test_what_is_crossed_can_not_be_varied_since_it_is_set_in_every_condition():
+    with pytest.raises(MergeloomError, match=r"conditions 'study': lr is crossed, .*leave it out"):
+        names(vary={"lr": [5e-5]}, cross={"lr": [1e-4, 5e-4]})
+    with pytest.raises(MergeloomError, match=r"conditions 'study': lr is crossed"):
+        names(named={"gentle": {"batch_size": 8, "lr": 1e-5}}, cross={"lr": [1e-4, 5e-4]})
+
+
+def test_keys_of_a_mapping_that_is_merged_in_may_stand_again(tmp_path):
+    file = tmp_path / "recipes.yaml"
+    file.write_text(
+        "of:\n  b: &b {<<: &a {lr: 1, steps: 2}, lr: 2}\nc: {<<: *b, lr: 3}\nd: {<<: *a}\n"
+    )
+    assert read_yaml(file) == {
+        "of": {"b": {"lr": 2, "steps": 2}},
+        "c": {"lr": 3, "steps": 2},
+        "d": {"lr": 1, "steps": 2},
+    }
+
+
+def test_a_key_that_is_no_text_is_no_yaml_of_ours(tmp_path):
+    file = tmp_path / "recipes.yaml"
+    file.write_text("? [1, 2]\n: 3\n")
+    with pytest.raises(MergeloomError, match=r"(?s)recipes.yaml: not valid YAML.*unhashable key"):
         read_yaml(file)
 
 

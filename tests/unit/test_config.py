@@ -66,6 +66,14 @@ def test_an_unknown_task_that_may_overlap_is_named(config, presets):
         check_study(config, presets)
 
 
+def test_the_base_is_no_merger_of_a_sweep_that_it_stands_beside(config, changed):
+    changed["conditions"]["polito"]["mergers"] = ["task_addition", "zeroshot"]
+    with pytest.raises(
+        MergeloomError, match="conditions 'polito': 'zeroshot' is the same under al"
+    ):
+        check_study(config, changed)
+
+
 def test_a_benchmark_with_an_unknown_task_is_named(config, changed):
     changed["benchmarks"]["demo8"].append("mnits")
     with pytest.raises(MergeloomError, match=r"benchmark 'demo8': unknown task 'mnits'; .*mnist"):

@@ -375,7 +375,7 @@ def test_a_run_whose_candidate_is_lost_starts_anew(
         interrupt(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             run_with_selections(task, encoder, tmp_path, recipe=SELECTING)
-    candidate = tmp_path / "max_fim" / ".checkpoint.max_fim.resume.safetensors"
+    [candidate] = (tmp_path / "max_fim").glob(".checkpoint.max_fim.*.resume.safetensors")
     weights, header = tensors_of(candidate)
     candidate.unlink()
     if lost == "of another run":
@@ -383,6 +383,75 @@ def test_a_run_whose_candidate_is_lost_starts_anew(
     batches = count_batches(monkeypatch)
     assert run_with_selections(task, encoder, tmp_path, recipe=SELECTING) == selected[0]
     assert len(batches) == 4 * 5
+
+
+def test_a_lost_epoch_that_is_computed_otherwise_leaves_the_weights_of_the_one_selected(
+    task, encoder, tmp_path, monkeypatch
+):
+    """Killed after the weights of epoch 3 were kept and before the state was, on another device."""
+    values = iter([0.0, 1.0, 2.0, 3.0])
+
+    def rising(tower, head):
+        return {"log_trace": next(values), "log_trace_se": 0.0}
+
+    outputs = {"max_fim": tmp_path / "max_fim" / "checkpoint.safetensors"}
+    given = {"recipe": RECIPE | {"epochs": 4}, "candidates": Candidates(outputs, "f", "task")}
+    save, saved = State.save, []
+
+    def die_instead(self, *arguments):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(save(self, *arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "save", die_instead)
+        with pytest.raises(KeyboardInterrupt):
+            run(task, encoder, tmp_path, measure=rising, **given)
+    kept = {path.name.split(".")[3] for path in outputs["max_fim"].parent.iterdir()}
+    assert kept == {"2", "3"}
+    values = iter([1.5, 1.4])
+    run(task, encoder, tmp_path, measure=rising, **given)
+    rows = pd.read_parquet(tmp_path / "training.parquet")
+    assert list(rows["log_trace"]) == [0, 1, 2, 1.5, 1.4]
+    weights, header = tensors_of(outputs["max_fim"])
+    assert header["epoch"] == "2"
+    # By its loss on the validation images, which the curve has, it is that epoch's model.
+    tower = get_family("clip").build_tower(ENCODER["architecture"], weights).eval()
+    with TensorFile(encoder[1]) as file:
+        scores = evaluate(
+            get_family("clip"), tower, file.read("weight"), open_images(task / "val.safetensors"),
+            ENCODER["image"], device="cpu", batch_size=8,
+        )  # fmt: skip
+    assert scores["loss"] == pytest.approx(rows["val_loss"][2], rel=1e-12)
+    assert rows["val_loss"].nunique() == 5
+
+
+def test_a_state_from_before_a_selection_was_asked_for_is_not_in_its_way(
+    selected, task, encoder, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(task, encoder, tmp_path, recipe=SELECTING, fingerprint="without")
+    assert run_with_selections(task, encoder, tmp_path, recipe=SELECTING) == selected[0]
+
+
+def test_a_run_holds_at_most_two_models_for_a_selection(task, encoder, tmp_path, monkeypatch):
+    most, values = [], iter(range(9))
+    keep = Candidates.keep
+
+    def counted(self, *arguments):
+        keep(self, *arguments)
+        most.append(len(list(tmp_path.rglob("*.max_fim.*.resume.safetensors"))))
+
+    monkeypatch.setattr(Candidates, "keep", counted)
+    outputs = {"max_fim": tmp_path / "max_fim" / "checkpoint.safetensors"}
+    run(
+        task, encoder, tmp_path, recipe=RECIPE | {"epochs": 4},
+        measure=lambda tower, head: {"log_trace": float(next(values)), "log_trace_se": 0.0},
+        candidates=Candidates(outputs, "f", "task"),
+    )  # fmt: skip
+    assert most == [1, 2, 2, 2], "each epoch is better than the one before"
 
 
 def test_an_average_of_weights_is_what_is_selected(task, encoder, tmp_path):

@@ -98,6 +98,10 @@ def conditions_of(
 
     A condition is called after what differs from the recipe (`batch_size-8`, `lr-5e-5`), `base` if
     nothing does; what is crossed follows after a dot.
+
+    Raises
+    ------
+    MergeloomError – a key that is crossed and varied, two conditions of one name, or of one recipe.
     """
     crossed = sweep.get("cross", {})
     combinations = [
@@ -105,6 +109,11 @@ def conditions_of(
     ]
     found: dict[str, Changes] = {}
     for first, changes in _varied(sweep):
+        if twice := sorted(set(changes) & set(crossed)):
+            raise MergeloomError(
+                f"conditions {name!r}: {', '.join(twice)} is crossed, which sets it in every "
+                "condition, and stands in `vary` or `named`, too: leave it out of one of both"
+            )
         for combination in combinations:
             both = {k: v for k, v in (changes | combination).items() if _differs(recipe, k, v)}
             if first in sweep.get("named", {}):
@@ -116,6 +125,12 @@ def conditions_of(
                 raise MergeloomError(
                     f"conditions {name!r}: {condition!r} is named twice with different values, "
                     f"{found[condition]} and {both}: give one another name under `named`"
+                )
+            first_name = next(known for known, values in found.items() if values == both)
+            if first_name != condition:
+                raise MergeloomError(
+                    f"conditions {name!r}: {first_name!r} and {condition!r} are one recipe, "
+                    "which would be trained twice: leave one of both out"
                 )
     return found
 
@@ -174,6 +189,11 @@ def check_selection(name: str, experts: Mapping[str, Mapping[str, Any]]) -> None
     """Say of a collection that does not exist if it is a selection that a run does not keep."""
     run, _, selection = name.rpartition(".")
     if name not in experts and run in experts and selection in SELECTIONS:
+        if "import" in experts[run] or "source" in experts[run]:
+            raise MergeloomError(
+                f"experts {run!r} are not trained here, and have no {selection}: a selection takes "
+                "an epoch of a run"
+            )
         kept = ", ".join((LAST, *experts[run].get("selections", [])))
         raise MergeloomError(
             f"experts {run!r} keep no {selection} (they keep: {kept}): add it to `selections` of "

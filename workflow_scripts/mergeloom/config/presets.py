@@ -28,15 +28,23 @@ KINDS = ("tasks", "encoders", "benchmarks", "mergers", "recipes", "experts", "co
 class _Loader(_LOADER):
     """Refuses a key that stands twice in a mapping, of which YAML readers keep the last."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._checked: set[int] = set()
+
+    def flatten_mapping(self, node: Any) -> None:
+        # Once, before what is merged in (`<<: *defaults`) is written into the node: that may have
+        # keys that stand here, too, and the node may itself be merged into another.
+        if id(node) not in self._checked:
+            self._checked.add(id(node))
+            seen = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        super().flatten_mapping(node)
 
 
 def read_yaml(path: Path) -> Any:

@@ -102,6 +102,11 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
         for kind in ("encoder", "benchmark"):
             refer(f"{kind}s", sweep[kind], f"conditions {name!r}")
         for merger in sweep["mergers"]:
+            if merger == ZEROSHOT:
+                raise MergeloomError(
+                    f"conditions {name!r}: {ZEROSHOT!r} is the same under all conditions, and "
+                    "stands in every table and figure: leave it out of `mergers`"
+                )
             refer("mergers", merger, f"conditions {name!r}")
 
 

@@ -20,7 +20,7 @@ from mergeloom.evaluation.results import (
     check_names,
     chosen_alpha,
     normalise_scores,
-    read_result,
+    read_result_of,
 )
 from mergeloom.io.jsonfile import read_json
 from mergeloom.statistics.log_trace import LogTrace
@@ -180,11 +180,12 @@ def measure_merged(
     """
     benchmark = measures.benchmark
     alpha = chosen_alpha(chosen, names)["value"]
-    of_finetuned = read_measures(finetuned_measures, {**names, "merger": FINETUNED})
+    names_of_finetuned = {**names, "merger": FINETUNED}
+    of_finetuned = read_measures(finetuned_measures, names_of_finetuned)
     check_precision(benchmark, of_finetuned["precision"])
     reference = {
         "train": {task: found["train"] for task, found in of_finetuned["tasks"].items()},
-        "test": read_result(finetuned)["tasks"],
+        "test": read_result_of(finetuned, "a result", names_of_finetuned)["tasks"],
     }
 
     def measured(delta: str | Path | Sequence[str | Path], splits: list[str], of: str) -> Measured:

@@ -85,13 +85,12 @@ def chosen_alpha(path: str | Path, names: Mapping[str, str]) -> dict[str, Any]:
     ------
     MergeloomError – the result is of another encoder, experts, benchmark or merger.
     """
-    found = read_result(path)
-    study = {key: found[key] for key in ("encoder", "experts", "benchmark")}
-    check_names(path, "an alpha file", {**study, "merger": found["merger"]["name"]}, names)
+    found = read_result_of(path, "an alpha file", names)
+    study = [found[key] for key in ("encoder", "experts", "benchmark")]
     return {
         "value": found["alpha"]["value"],
         "how": "result",
-        "source": f"results/{'/'.join(study.values())}/{names['merger']}.json",
+        "source": f"results/{'/'.join(study)}/{names['merger']}.json",
         "chosen": found["alpha"]["how"],
     }
 
@@ -127,4 +126,15 @@ def no_model_of_unseen_tasks(merger: str) -> str:
 def read_result(path: str | Path) -> dict[str, Any]:
     """A result JSON; MergeloomError when it is none."""
     content: dict[str, Any] = read_json(path, SCHEMA)
+    return content
+
+
+def read_result_of(path: str | Path, what: str, names: Mapping[str, str]) -> dict[str, Any]:
+    """A result JSON, checked to be of this encoder, experts, benchmark and merger.
+
+    Parameters and errors are those of `check_names`.
+    """
+    content = read_result(path)
+    study = {key: content[key] for key in ("encoder", "experts", "benchmark")}
+    check_names(path, what, {**study, "merger": content["merger"]["name"]}, names)
     return content

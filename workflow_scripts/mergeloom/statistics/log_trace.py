@@ -47,9 +47,11 @@ class LogTrace:
     course : log((1/n) Σ_i ‖∂ z_ŷᵢ(x_i) / ∂θ‖²), of the raw logit z, and of the images of the first
         batch in the order of the file alone, over and over again until there are n draws. This is
         what public course code for the study computes, whose docstring has the formula above. It
-        is no Fisher information, and depends on the batch size and on the order of the images.
-        There, a backward pass through the graph of the whole batch is done for each draw. Here,
-        each pair of an image and a label is computed once and counted as often as it is drawn.
+        is no Fisher information, and depends on the batch size and on the order of the images (the
+        file's here; there that of `random_split`, but for EuroSAT, whose first batch is of one
+        class). There, a backward pass through the graph of the whole batch is done for each draw.
+        Here, each pair of an image and a label is computed once and counted as often as it is
+        drawn.
 
     The standard error is that of the mean, divided by the mean (delta method): s / (√n · mean),
     with s² the variance over draws, n − 1 in its denominator. It takes draws as independent: of a

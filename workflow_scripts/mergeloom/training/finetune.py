@@ -145,7 +145,7 @@ def finetune(
         return
     write_parquet(curve, {c: [row[c] for row in rows] for c in rows[0]}, metadata)
     if candidates:
-        candidates.finish(metadata)
+        candidates.finish(rows, metadata)
     write_tensors(
         out, {k: v.detach().cpu() for k, v in family.tower_weights(tower).items()}, metadata
     )
