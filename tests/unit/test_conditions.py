@@ -124,7 +124,9 @@ def test_collections_say_of_which_run_condition_selection_and_seed_they_are():
 
 
 def test_a_sweep_that_does_not_exist_is_told_which_do():
-    with pytest.raises(MergeloomError, match="unknown sweep 'other'; config has: study"):
+    with pytest.raises(
+        MergeloomError, match="unknown sweep of conditions 'other'; config has: study"
+    ):
         collections("other", expand(presets(), RECIPES))
 
 
