@@ -80,6 +80,7 @@ rule plot_conditions:
         collections=lambda wildcards: [c._asdict() for c in collections_of(wildcards)],
         mergers=lambda wildcards: preset("conditions", wildcards.sweep)["mergers"],
         design=design_of,
+        log_trace=lambda wildcards: preset("conditions", wildcards.sweep)["log_trace"],
         code=code("plot_conditions.py"),
         env=env((*PICTURES, "scipy")),
     message:

@@ -3,7 +3,7 @@ and the tables for people."""
 
 from mergeloom.data.shards import write_lines
 from mergeloom.evaluation.results import read_result
-from mergeloom.report.conditions.study import read_histories, read_study
+from mergeloom.report.conditions.study import FINETUNED, read_histories, read_study
 from mergeloom.report.conditions.tables import Numbers, markdown, mergers_table
 from mergeloom.report.conditions.tidy import over_seeds, tidy
 from mergeloom.report.tables import write_csv
@@ -17,7 +17,9 @@ with job(snakemake) as j:
     frame = tidy(study, read_result(j.input.zeroshot[0]), tasks)
     summary = over_seeds(frame)
     subject = ", ".join((j.wildcards.encoder, j.wildcards.benchmark, j.wildcards.sweep))
-    write_lines(j.output.markdown, markdown(summary, frame, tasks, mergers, subject).splitlines())
+    settings = study[0].measures[FINETUNED]["log_trace"]
+    text = markdown(summary, frame, tasks, mergers, settings, subject)
+    write_lines(j.output.markdown, text.splitlines())
     tables = {
         j.output.table: frame,
         j.output.summary: summary,

@@ -25,6 +25,7 @@ from mergeloom.report.conditions.correlation import points_of, rank_correlation,
 from mergeloom.report.conditions.design import Design, design, text
 from mergeloom.report.conditions.log_trace_accuracy import log_trace_accuracy
 from mergeloom.report.conditions.log_trace_training import log_trace_training
+from mergeloom.report.conditions.panels import percent
 from mergeloom.report.conditions.study import Measured, read_histories, read_study
 from mergeloom.report.conditions.tables import WIDTH, Numbers, markdown, mergers_table
 from mergeloom.report.conditions.tidy import COLUMNS, over_seeds, read_tidy, tidy
@@ -57,6 +58,12 @@ class Study:
             frame = frame[frame[column] == value]
         assert len(frame) == 1
         return float(frame["mean" if "mean" in frame else "value"].iloc[0])
+
+    def markdown(self, log_trace: Any = made.SETTINGS) -> str:
+        sweep = self.sweep
+        return markdown(
+            self.summary, self.frame, sweep.tasks, sweep.mergers, log_trace, "demo"
+        )  # fmt: skip
 
     def figures(self) -> dict[str, Figure]:
         sweep, seed = self.sweep, self.sweep.seeds[0]
@@ -233,9 +240,7 @@ def test_a_history_without_what_a_selection_looks_at_is_an_error(study):
 
 
 def test_the_tables_write_means_in_percent_with_their_deviation(study):
-    lines = markdown(
-        study.summary, study.frame, study.sweep.tasks, study.sweep.mergers, "demo"
-    ).splitlines()
+    lines = study.markdown().splitlines()
     section = lines[lines.index("### Test accuracy") :]
     assert [cell.strip() for cell in section[2].split("|")[1:-1]] == [
         "condition", "selection", "average", *study.sweep.tasks,
@@ -251,9 +256,23 @@ def test_the_tables_write_means_in_percent_with_their_deviation(study):
     assert len({len(line) for line in section[2:13]}) == 1, "columns are aligned"
 
 
+def test_the_tables_say_what_the_log_trace_is_of(study):
+    assert "Log-traces\n(Fisher information, 100 shuffled examples) are" in study.markdown()
+    course = study.markdown({"mode": "course", "examples": 64})
+    assert "Log-traces\n(logits as in public course code, 64 draws) are" in course
+
+
+def test_an_interval_of_few_conditions_is_not_to_be_relied_on(study):
+    rows = [line for line in study.markdown().splitlines() if "| fine-tuned models |" in line]
+    assert len(rows) == 2
+    for row in rows:
+        assert ", not to be relied on |" in row
+        assert row.split("|")[-2].strip() == "3"
+
+
 def test_one_seed_has_no_deviation(tmp_path):
     one = Study(tmp_path, made.DEMO._replace(seeds=[3]))
-    written = markdown(one.summary, one.frame, one.sweep.tasks, one.sweep.mergers, "demo")
+    written = one.markdown()
     assert "±" not in written
     assert "one seed" in written
     for name, fig in one.figures().items():
@@ -263,7 +282,7 @@ def test_one_seed_has_no_deviation(tmp_path):
 def test_a_table_that_is_too_wide_is_split(tmp_path):
     tasks = [f"a_rather_long_task_{i}" for i in range(12)]
     wide = Study(tmp_path, made.DEMO._replace(tasks=tasks, seeds=[0]))
-    lines = markdown(wide.summary, wide.frame, tasks, wide.sweep.mergers, "demo").splitlines()
+    lines = wide.markdown().splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert max(map(len, rows)) <= WIDTH
     for task in tasks:
@@ -423,6 +442,22 @@ def test_the_accuracies_are_drawn_with_their_deviations_over_seeds(study, figure
     assert zeroshot[0].get_ydata()[0] == pytest.approx(study.files.zeroshot["average"]["accuracy"])
 
 
+def test_fractions_at_ticks_keep_the_decimals_that_they_have():
+    write = percent()
+    assert [write(x, 0) for x in (0.35, 0.275, 1.0, 0.1 + 0.2, -0.025)] == [
+        "35%", "27.5%", "100%", "30%", "−2.5%",
+    ]  # fmt: skip
+
+
+def test_the_base_of_what_its_recipe_lacks_is_called_base_once(tmp_path):
+    sweep = made.DEMO._replace(
+        conditions={"base": {}, "steps-12": {"steps": 12}},
+        base={"steps": None, "batch_size": 128},
+    )
+    for name, fig in Study(tmp_path, sweep).figures().items():
+        assert "base (base)" not in texts(fig), name
+
+
 def test_the_epochs_that_selections_take_are_marked(study, figures):
     fig = figures["training"]
     axes = fig.axes[0]  # digits, batch size
@@ -510,9 +545,7 @@ def test_tables_and_figures_made_twice_have_the_same_bytes(suffix, study, tmp_pa
         for name, fig in study.figures().items():
             style.save(fig, tmp_path / turn / f"{name}{suffix}")
         write_csv(tmp_path / turn / "conditions.csv", study.frame)
-        (tmp_path / turn / "summary.md").write_text(
-            markdown(study.summary, study.frame, study.sweep.tasks, study.sweep.mergers, "demo")
-        )
+        (tmp_path / turn / "summary.md").write_text(study.markdown())
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(names) == 6
     for name in names:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from mergeloom.report import style
 from mergeloom.report.conditions.design import Design
@@ -16,6 +16,7 @@ from mergeloom.report.conditions.panels import (
     key_of_levels,
     key_of_variants,
     panels,
+    percent,
     say,
     words_of,
 )
@@ -77,7 +78,7 @@ def alpha_curves(
                     for variant, condition in level.conditions.items():
                         results = searched[merger, condition, selection]
                         _curve(axes, results, level.color, dashes(design, variant))
-                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+                axes.yaxis.set_major_formatter(percent())
                 axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             title = f"{style.label(merger)}: {words}" if len(mergers) > 1 else words
             axes_of_row[0].set_title(title, fontsize=9, fontweight="bold")

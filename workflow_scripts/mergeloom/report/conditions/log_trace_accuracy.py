@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from mergeloom.report import style
 from mergeloom.report.conditions.correlation import (
@@ -18,7 +18,7 @@ from mergeloom.report.conditions.correlation import (
     spearman,
 )
 from mergeloom.report.conditions.design import BASE, BASE_COLOR, Design
-from mergeloom.report.conditions.panels import key_of_selections, mark
+from mergeloom.report.conditions.panels import key_of_selections, mark, percent
 from mergeloom.report.conditions.study import FINETUNED
 
 _HEADING: Final = "Log-trace against accuracy of the merged model"
@@ -62,7 +62,7 @@ def log_trace_accuracy(
             axes.set_xlabel(f"log-trace, {title}")
             axes.xaxis.set_major_locator(MaxNLocator(6))
         left.set_ylabel(f"test accuracy, {style.label(merger)}")
-        left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        left.yaxis.set_major_formatter(percent())
         left.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         handles = _key(design, colors, list(dict.fromkeys(points["selection"])))
         kinds = 2 + (len(design.variants) > 1)

@@ -21,7 +21,7 @@ from mergeloom.report.conditions.panels import (
 )
 from mergeloom.report.conditions.study import selected_row
 
-_HEADING: Final = "Log-trace of the Fisher information along training"
+_HEADING: Final = "Log-trace along training"
 
 
 def log_trace_training(

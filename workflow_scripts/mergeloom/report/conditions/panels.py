@@ -6,10 +6,11 @@ from typing import Any, Final, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from mergeloom.report import style
-from mergeloom.report.conditions.design import Design, Group
+from mergeloom.report.conditions.design import BASE, Design, Group
 
 
 class Mark(NamedTuple):
@@ -49,6 +50,11 @@ def key_of_selections(selections: Sequence[str]) -> list[Line2D]:
     ]
 
 
+def percent() -> FuncFormatter:
+    """Fractions at ticks in percent, with the decimals that they have: 35%, 37.5%."""
+    return FuncFormatter(lambda fraction, _: f"{100 * fraction:g}%".replace("-", "−"))
+
+
 def panels(fig: Figure, rows: int, design: Design, by_levels: bool, **share: Any) -> Any:
     """Axes [rows, groups]; with `by_levels`, a group is as wide as it has levels."""
     widths = [len(group.levels) + 0.6 if by_levels else 1 for group in design.groups]
@@ -68,7 +74,7 @@ def key_of_levels(axes: Axes, group: Group, above: float) -> None:
             [],
             [],
             color=level.color,
-            label=f"{level.label} (base)" if level.is_base else level.label,
+            label=f"{level.label} (base)" if level.is_base and level.label != BASE else level.label,
         )
         for level in group.levels
     ]

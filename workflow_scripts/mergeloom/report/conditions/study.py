@@ -31,6 +31,14 @@ class Measured(NamedTuple):
     selected: dict[str, pd.Series]
 
 
+def words_of_log_trace(settings: Mapping[str, Any]) -> str:
+    """What a log-trace is of, and of how many images or draws, by its settings."""
+    count = settings["examples"]
+    if settings["mode"] == "course":
+        return f"logits as in public course code, {count} draws"
+    return f"Fisher information, {count} {settings['sampling']} examples"
+
+
 def read_histories(
     runs: Sequence[str], tasks: Sequence[str], paths: Sequence[str]
 ) -> dict[str, dict[str, pd.DataFrame]]:

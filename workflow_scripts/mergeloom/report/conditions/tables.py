@@ -1,14 +1,14 @@
 """The tables of a study of conditions for people: means over seeds, with standard deviations."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mergeloom.report import style
-from mergeloom.report.conditions.correlation import MERGED, points_of, rank_correlation
-from mergeloom.report.conditions.study import FINETUNED
+from mergeloom.report.conditions.correlation import FEWEST, MERGED, points_of, rank_correlation
+from mergeloom.report.conditions.study import FINETUNED, words_of_log_trace
 from mergeloom.report.conditions.tidy import AVERAGE, ZEROSHOT, scaled
 
 WIDTH: Final = 132
@@ -89,6 +89,7 @@ def markdown(
     frame: pd.DataFrame,
     tasks: Sequence[str],
     mergers: Sequence[str],
+    log_trace: Mapping[str, Any],
     subject: str,
 ) -> str:
     """Write the tables of a study as Markdown that can be read in a terminal.
@@ -99,6 +100,7 @@ def markdown(
     Parameters
     ----------
     summary, frame : what `over_seeds` and `tidy` of `mergeloom.report.conditions.tidy` return.
+    log_trace : settings that it was estimated by.
     """
     numbers = Numbers(summary)
     seeds = int(summary["seeds"].max())
@@ -109,7 +111,8 @@ def markdown(
         "",
         f"Numbers are {several}; accuracies are in percent,",
         "normalised: relative to the fine-tuned model of the task on the same images. Log-traces",
-        "are natural logarithms, on training images; their average is the mean over tasks.",
+        f"({words_of_log_trace(log_trace)}) are natural logarithms, on training images;",
+        "their average is the mean over tasks.",
         "",
         _zeroshot(numbers, of_tasks),
     ]
@@ -205,6 +208,8 @@ def _correlations(frame: pd.DataFrame, mergers: Sequence[str]) -> list[str]:
             )
             value = "" if np.isnan(found.value) else f"{found.value:.2f}"
             interval = "" if np.isnan(found.low) else f"{found.low:.2f} to {found.high:.2f}"
+            if interval and found.conditions < FEWEST:
+                interval += ", not to be relied on"
             counts = [str(found.points), str(found.conditions)]
             rows.append([merger, words, value, interval, *counts])
     columns = list(zip(*rows, strict=True))
