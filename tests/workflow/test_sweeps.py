@@ -142,11 +142,11 @@ def test_the_table_holds_the_numbers_of_the_results(swept):
                 single = result_of(swept, experts, "conditions/finetuned")
                 assert float(
                     table[(*key, "task_addition", "average", "test", "normalized_accuracy")]
-                ) == pytest.approx(merged["average"]["normalized_accuracy"])
+                ) == pytest.approx(merged["average"]["normalized_accuracy"], abs=1e-6)
                 for task in TASKS:
                     assert float(
                         table[(*key, "finetuned", task, "train", "log_trace")]
-                    ) == pytest.approx(single["tasks"][task]["log_trace"]["value"])
+                    ) == pytest.approx(single["tasks"][task]["log_trace"]["value"], abs=1e-6)
 
 
 def test_the_merger_table_has_a_row_per_condition_and_selection_and_a_column_per_merger(swept):
