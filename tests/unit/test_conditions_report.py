@@ -65,17 +65,17 @@ class Study:
             self.summary, self.frame, sweep.tasks, sweep.mergers, log_trace, "demo"
         )  # fmt: skip
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self, subject: str = "demo") -> dict[str, Figure]:
         sweep, seed = self.sweep, self.sweep.seeds[0]
         histories = {c: self.histories[f"sweep.{c}.seed{seed}"] for c in sweep.conditions}
         merged = (m.results[name] for m in self.measured for name in sweep.mergers)
         searched = by_condition(self.files.collections, sweep.mergers, merged)
         selections, mergers = sweep.selections, sweep.mergers
         return {
-            "accuracy": accuracy(self.summary, self.design, selections, mergers, "demo"),
-            "training": log_trace_training(histories, self.design, selections, seed, "demo"),
-            "scatter": log_trace_accuracy(self.frame, self.design, mergers[0], "demo"),
-            "alpha": alpha_curves(searched, self.design, selections, mergers, "demo"),
+            "accuracy": accuracy(self.summary, self.design, selections, mergers, subject),
+            "training": log_trace_training(histories, self.design, selections, seed, subject),
+            "scatter": log_trace_accuracy(self.frame, self.design, mergers[0], subject),
+            "alpha": alpha_curves(searched, self.design, selections, mergers, subject),
         }
 
 
@@ -257,9 +257,9 @@ def test_the_tables_write_means_in_percent_with_their_deviation(study):
 
 
 def test_the_tables_say_what_the_log_trace_is_of(study):
-    assert "Log-traces\n(Fisher information, 100 shuffled examples) are" in study.markdown()
+    assert "Log-traces\n(Fisher, 100 shuffled examples) are" in study.markdown()
     course = study.markdown({"mode": "course", "examples": 64})
-    assert "Log-traces\n(logits as in public course code, 64 draws) are" in course
+    assert "Log-traces\n(course, 64 draws) are" in course
 
 
 def test_an_interval_of_few_conditions_is_not_to_be_relied_on(study):
@@ -537,6 +537,19 @@ def test_figures_fit_their_canvas(name, tmp_path):
         assert box.x1 < width, figure_name
         assert box.y0 > 0, figure_name
         assert box.y1 < height, figure_name
+
+
+def test_what_a_figure_is_of_fits_even_the_narrowest(tmp_path):
+    """The layout makes no room for it."""
+    narrow = made.DEMO._replace(
+        conditions={"base": {}, "batch_size-32": {"batch_size": 32}}, seeds=[0]
+    )
+    subject = "ViT-Nano-real8, real8, real8_conditions, Fisher, 250 shuffled examples"
+    for name, fig in Study(tmp_path, narrow).figures(subject).items():
+        with style.style.context(style.STYLE, after_reset=True):
+            fig.draw_without_rendering()
+            (text,) = [text for text in fig.texts if text.get_text().startswith(subject)]
+            assert text.get_window_extent().x1 < fig.bbox.x1, name
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])

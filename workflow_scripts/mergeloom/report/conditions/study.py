@@ -32,11 +32,11 @@ class Measured(NamedTuple):
 
 
 def words_of_log_trace(settings: Mapping[str, Any]) -> str:
-    """What a log-trace is of, and of how many images or draws, by its settings."""
+    """The mode of a log-trace, and of how many images or draws it is, by its settings."""
     count = settings["examples"]
     if settings["mode"] == "course":
-        return f"logits as in public course code, {count} draws"
-    return f"Fisher information, {count} {settings['sampling']} examples"
+        return f"course, {count} draws"
+    return f"Fisher, {count} {settings['sampling']} examples"
 
 
 def read_histories(
