@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -866,7 +867,9 @@ def test_the_package_merges_where_it_lies_among_others(files: Files) -> None:
 def test_an_interrupted_merge_leaves_nothing(tmp_path: Path) -> None:
     files = Files(tmp_path, {f"layers.{i}.weight": (500, 500) for i in range(40)})
     command = [*MERGELOOM, *map(str, arguments(files, "tsv", family="generic", threads=1))]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    # What runs in the background of a script ignores this signal, and its children do.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed) as process:
         while process.poll() is None and not left(files.out.parent):
             time.sleep(0.002)
         process.send_signal(signal.SIGINT)
