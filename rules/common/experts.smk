@@ -53,6 +53,18 @@ def balancing_of(wildcards):
     return preset("recipes", recipe_name(wildcards)).get("balancing", "none")
 
 
+def check_pretraining(encoder, tasks):
+    """Refuse to undersample a task whose images of validation the base may have been trained on."""
+    if encoder not in PRETRAINED:
+        return
+    for task in preset("encoders", encoder)["weights"]["pretrain"]["tasks"]:
+        if task in tasks and not has_split(task, "val"):
+            raise MergeloomError(
+                f"{encoder} was pretrained on {task}, on images that would validate its undersampled "
+                "experts: give the task a split `val`, or balance by `sampler`"
+            )
+
+
 def images_of(split, of=None):
     """Input function: a decoded split, `train` or `val`, as a collection's balancing has it.
 
@@ -75,9 +87,11 @@ def images_of(split, of=None):
     def paths(wildcards):
         size = preset("encoders", wildcards.encoder)["image"]["size"]
         undersampled = balancing_of(wildcards) == "undersample"
-        if of is None:
-            return path(wildcards.task, size, undersampled)
-        return [path(task, size, undersampled) for task in tasks_of(wildcards, of)]
+        tasks = [wildcards.task] if of is None else tasks_of(wildcards, of)
+        if undersampled:
+            check_pretraining(wildcards.encoder, tasks)
+        found = [path(task, size, undersampled) for task in tasks]
+        return found[0] if of is None else found
 
     return paths
 

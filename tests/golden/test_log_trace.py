@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_ghost_norms_are_those_of_single_gradients(name: str, count: int) -> Non
     pixels, cotangents = pixels_of(make_images(count)), torch.randn(count, CLASSES)
     with GhostNorms(tower, get_uses(CLIP)) as norms:
         squares = norms.pull_back(CLIP.logits(tower, head, pixels), cotangents)
-    logits = lambda x: CLIP.logits(tower, head.double(), x)  # noqa: E731
+    logits = partial(CLIP.logits, tower, head.double())
     expected = [square(model) for model in gradients(tower, logits, pixels, cotangents)]
     assert squares.dtype == torch.float64
     np.testing.assert_allclose(squares, expected, rtol=1e-5)
@@ -92,7 +93,7 @@ def test_every_parameter_counts_for_more_than_the_tolerance() -> None:
     for name in ARCHITECTURES:
         tower, head = make_tower(name), make_head().double()
         pixels, cotangents = pixels_of(make_images(2)), torch.randn(2, CLASSES)
-        model = next(gradients(tower, lambda x: CLIP.logits(tower, head, x), pixels, cotangents))  # noqa: B023
+        model = next(gradients(tower, partial(CLIP.logits, tower, head), pixels, cotangents))
         least = min(float(gradient.square().sum()) for gradient in model.values())
         assert least > 1e-4 * square(model), name
 
@@ -207,7 +208,7 @@ def test_fisher_is_the_mean_over_shuffled_images_and_labels_of_the_model() -> No
     labels = labels_at(p, uniforms)
     assert len(set(labels)) > 2, "a sample of one label would show little"
     cotangents = torch.from_numpy(np.eye(CLASSES)[labels] - p)
-    logits = lambda x: CLIP.logits(tower, head.double(), x)  # noqa: E731
+    logits = partial(CLIP.logits, tower, head.double())
     expected = log_mean([square(g) for g in gradients(tower, logits, pixels, cotangents)])
     assert found.examples == 20
     assert found[:2] == pytest.approx(expected, rel=1e-5)

@@ -166,3 +166,18 @@ def test_a_recipe_that_balances_is_refused_for_pretraining(fresh):
     assert done.returncode != 0
     assert "encoder 'ViT-Tiny': the recipe 'tiny_sampled' balances the classes" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_a_base_that_was_trained_on_images_that_would_validate_is_refused(fresh):
+    add_uneven(fresh, [60, 50, 40])
+    encoder = "tests/workflow/presets/encoders/ViT-Tiny.yaml"
+    target = "results/ViT-Tiny/undersampled/uneven/task_arithmetic.json"
+    assert "pretrain_encoder" in fresh.planned(target)
+    fresh.edit(encoder, "tasks: [tiny_digits, tiny_shapes]", "tasks: [tiny_digits, uneven]")
+    done = fresh.run(target, "-n", check=False)
+    assert done.returncode != 0
+    assert "ViT-Tiny was pretrained on uneven, on images that would validate its" in done.stdout
+    assert "give the task a split `val`, or balance by `sampler`" in done.stdout
+    # With images of its own to validate on, there is nothing to refuse.
+    fresh.edit(encoder, "tasks: [tiny_digits, uneven]", "tasks: [tiny_digits, tiny_shapes]")
+    assert fresh.planned("results/ViT-Tiny/undersampled/tiny/task_arithmetic.json")
