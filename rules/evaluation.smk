@@ -9,7 +9,7 @@ rule evaluate_finetuned:
         ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         val=validation_images_of_benchmark,
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
     output:
         result=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     log:
@@ -42,7 +42,7 @@ rule evaluate_zeroshot:
         base="<models>/{encoder}/base.safetensors",
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         val=validation_images_of_benchmark,
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     output:
         result=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.json",
@@ -79,7 +79,7 @@ use rule evaluate_zeroshot as evaluate_merged with:
         merged="<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         val=validation_images_of_benchmark,
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     output:
         result="<results>/{encoder}/{experts}/{benchmark}/{merger}.json",
@@ -116,7 +116,7 @@ for selections in filter(None, RUNS):
             ),
             heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
             val=validation_images_of_benchmark,
-            test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+            test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
         output:
             **of_selections(f"<results>/{STUDY}/{FINETUNED}.json", selections),
         log:
@@ -152,7 +152,7 @@ for selections in filter(None, RUNS):
             merged=each_merged(MERGED, selections),
             heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
             val=validation_images_of_benchmark,
-            test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+            test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
             finetuned=each(f"<results>/{STUDY}/{FINETUNED}.json", selections),
         output:
             **of_selections(f"<results>/{STUDY}/{{merger}}.json", selections),

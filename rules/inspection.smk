@@ -11,7 +11,7 @@ rule inspect_model:
             over_tasks("<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"),
         ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
         classnames=over_tasks(f"<data>/{{task}}/{CLASSNAMES}"),
     output:
         counts=f"<results>/{STUDY}/confusion/{{merger}}.json",

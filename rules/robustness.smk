@@ -36,7 +36,7 @@ use rule evaluate_finetuned as evaluate_finetuned_on_corrupted with:
             "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"
         ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        test=over_tasks(f"<cache>/{{task}}/test_{{size}}px_{CORRUPTED}.safetensors"),
+        test=over_tasks(f"<cache>/{{task}}/test_{{form}}_{CORRUPTED}.safetensors"),
     output:
         result=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.json",
     log:
@@ -66,7 +66,7 @@ use rule evaluate_zeroshot as evaluate_on_corrupted with:
         merged=of_merger(MERGED),
         chosen=of_merger(RESULT),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        test=over_tasks(f"<cache>/{{task}}/test_{{size}}px_{CORRUPTED}.safetensors"),
+        test=over_tasks(f"<cache>/{{task}}/test_{{form}}_{CORRUPTED}.safetensors"),
         finetuned=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.json",
     output:
         result=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{{merger}}.json",
@@ -100,7 +100,7 @@ use rule evaluate_zeroshot as evaluate_on_other_tasks with:
         merged=merged_for_all,
         chosen=of_merger(RESULT),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors", of="other"),
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors", of="other"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors", of="other"),
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{other}}/{FINETUNED}.json",
     output:
         result=f"<results>/{STUDY}/on/{{other}}/{{merger}}.json",

@@ -72,25 +72,25 @@ def images_of(split, of=None):
     with a split of its own for validation keeps that as it is.
     """
 
-    def path(task, size, undersampled):
+    def path(task, form, undersampled):
         drawn = split == "train" or not has_split(task, split)
         folder = "undersample/" if undersampled and drawn else ""
         return expand(
-            "<cache>/{task}/{folder}{split}_{size}px.safetensors",
+            "<cache>/{task}/{folder}{split}_{form}.safetensors",
             task=task,
             folder=folder,
             split=split,
-            size=size,
+            form=form,
         )[0]
 
     @explained
     def paths(wildcards):
-        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        form = form_of(wildcards.encoder)
         undersampled = balancing_of(wildcards) == "undersample"
         tasks = [wildcards.task] if of is None else tasks_of(wildcards, of)
         if undersampled:
             check_pretraining(wildcards.encoder, tasks)
-        found = [path(task, size, undersampled) for task in tasks]
+        found = [path(task, form, undersampled) for task in tasks]
         return found[0] if of is None else found
 
     return paths

@@ -8,17 +8,22 @@ def tasks_of(wildcards, of="benchmark"):
     return preset("benchmarks", getattr(wildcards, of))
 
 
+def form_of(encoder):
+    """The form in which an encoder reads a split of a task, as it stands in the name of the file."""
+    return f"{preset('encoders', encoder)['image']['size']}px"
+
+
 def over_tasks(pattern, of="benchmark", **fixed):
-    """Input function: the pattern for every task of a benchmark; `{size}` is the encoder's.
+    """Input function: the pattern for every task of a benchmark; `{form}` is the encoder's.
 
     Further names in the pattern are given as values, or as functions of the wildcards.
     """
 
     def paths(wildcards):
-        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        form = form_of(wildcards.encoder)
         given = {k: v(wildcards) if callable(v) else v for k, v in fixed.items()}
         return expand(
-            pattern, task=tasks_of(wildcards, of), size=size, **{**wildcards, **given}
+            pattern, task=tasks_of(wildcards, of), form=form, **{**wildcards, **given}
         )
 
     return paths

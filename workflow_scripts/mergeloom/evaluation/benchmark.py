@@ -1,13 +1,14 @@
-"""Evaluate models on a benchmark in one sitting: images, heads and tower loaded once."""
+"""Evaluate models on a benchmark in one sitting: inputs, heads and tower loaded once."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from mergeloom.data.decoded import open_images
 from mergeloom.errors import MergeloomError
-from mergeloom.evaluation.accuracy import Counter, evaluate
+from mergeloom.evaluation.accuracy import Around, Counter, evaluate
+from mergeloom.evaluation.examples import open_examples
 from mergeloom.evaluation.metrics import METRICS
 from mergeloom.evaluation.models import MergedModel, Turn, finetuned_models
 from mergeloom.evaluation.precision import resolve_precision
@@ -29,16 +30,16 @@ class Benchmark:
 
     Parameters
     ----------
-    encoder : preset with `family`, `architecture`, `image`.
-    tasks : names; `heads` and the images of the splits are files in the same order.
-    train, val, test : None where nothing is measured or chosen on these images.
+    encoder : preset with `family`, `architecture`, and how its inputs are made (`image`).
+    tasks : names; `heads` and the examples of the splits are files in the same order.
+    train, val, test : None where nothing is measured or chosen on these examples.
     precision : float32, bfloat16, float16 or auto, of the towers.
     metrics : names of `mergeloom.evaluation.metrics.METRICS`, in every task's scores.
 
     Attributes
     ----------
-    heads : task to Tensor [classes, d], float32, on the device.
-    images : split and task to decoded images.
+    heads : task to its head, as the family has it, on the device.
+    examples : split and task to `mergeloom.evaluation.examples.Examples`.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class Benchmark:
         self.heads = {}
         for task, path in zip(tasks, heads, strict=True):
             with TensorFile(path) as file:
-                self.heads[task] = file.read("weight").to(device)
-        self.images = {
-            split: {t: open_images(Path(path)) for t, path in zip(tasks, paths, strict=True)}
+                self.heads[task] = self.family.read_head(file, device)
+        self.examples = {
+            split: {t: open_examples(p, encoder, device) for t, p in zip(tasks, paths, strict=True)}
             for split, paths in (("train", train), ("val", val), ("test", test))
             if paths is not None
         }
@@ -72,7 +73,7 @@ class Benchmark:
     @property
     def splits(self) -> list[str]:
         """Those of `train`, `val` and `test` that there are."""
-        return list(self.images)
+        return list(self.examples)
 
     def classes(self, task: str) -> int:
         """Number of classes of a task."""
@@ -85,18 +86,22 @@ class Benchmark:
         task: str,
         counters: Sequence[Counter] = (),
         precision: str | None = None,
+        around: Around = lambda rows: nullcontext(),
     ) -> dict[str, float]:
-        """Accuracy, loss and n of a tower on a split of one task; `counters` see its logits."""
+        """Accuracy, loss and n of a tower on a split of one task; `counters` see its logits.
+
+        around : see `evaluate`.
+        """
         return evaluate(
             self.family,
             tower,
             self.heads[task],
-            self.images[split][task],
-            self.encoder["image"],
+            self.examples[split][task],
             device=self.device,
             batch_size=self.batch_size,
             precision=precision or self.precision,
             counters=counters,
+            around=around,
         )
 
     def scores(self, turns: Iterable[Turn], splits: Sequence[str]) -> dict[str, Scores]:

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from mergeloom.data.decoded import normalise, open_images
 from mergeloom.evaluation.accuracy import evaluate
+from mergeloom.evaluation.examples import open_examples
 from mergeloom.io.parquet import write_parquet
 from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models.family import Family, get_family
@@ -91,7 +92,7 @@ def finetune(
         tower = read_tower(family, encoder["architecture"], weights)
         head_weight = head_file["weight"].clone()
     module = Classifier(family, tower, head_weight).to(device)
-    images, held_out = open_images(train), open_images(val)
+    images, held_out = open_images(train), open_examples(val, encoder, device)
 
     reader = ReadAhead(images, device)
     order_of = None
@@ -113,7 +114,7 @@ def finetune(
 
     def validate(_: nn.Module) -> dict[str, float]:
         scores = evaluate(
-            family, tower, module.head, held_out, image, device=device, batch_size=batch_size
+            family, tower, module.head, held_out, device=device, batch_size=batch_size
         )
         measured = {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
         return {**measured, **(measure(tower, module.head) if measure else {})}
