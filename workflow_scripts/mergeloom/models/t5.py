@@ -152,6 +152,15 @@ class T5(Names):
         likeliest = logits.detach().argmax(dim=-1) == right
         return mean.mean(), (likeliest | ~real).all(dim=1).sum()
 
+    def answer(self, tower: Any, head: Answers, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-likelihoods of a task's answers, [n, classes], and what is generated, int64
+        [n, length]: see `logits` and `generate`.
+        """
+        states = self.encode(tower, inputs)
+        return self.likelihoods(tower, head, states, inputs), self.generate(
+            tower, head, states, inputs
+        )
+
     def features(self, tower: Any, inputs: Tensor) -> Tensor:
         """Mean of the encoder's last states over real tokens: [n, d]."""
         real = (inputs != PAD)[..., None]
@@ -245,8 +254,8 @@ def sizes(architecture: Mapping[str, Any]) -> dict[str, Any]:
     name = architecture["transformers"]
     if name not in PUBLISHED:
         raise MergeloomError(
-            f"architecture.transformers: {name!r} is none of {', '.join(PUBLISHED)}; of another T5, "
-            "give T5Config's keys (d_model, d_ff, num_layers, …) instead"
+            f"architecture.transformers: {name!r} is none of {', '.join(PUBLISHED)}; of another "
+            "T5, give T5Config's keys (d_model, d_ff, num_layers, …) instead"
         )
     return PUBLISHED[name]
 

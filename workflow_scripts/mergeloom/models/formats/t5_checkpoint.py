@@ -16,9 +16,9 @@ from mergeloom.errors import MergeloomError
 from mergeloom.io.hub import fetch, listing
 from mergeloom.io.jsonfile import read_json
 from mergeloom.io.tensors import TensorFile, check_finite, write_tensors
+from mergeloom.models.formats.files import ADAPTER, CONFIG, file_of_weights, tensors_of
 from mergeloom.models.formats.lora import read_adapter
 from mergeloom.models.formats.parts import Part
-from mergeloom.models.formats.files import ADAPTER, CONFIG, file_of_weights, tensors_of
 from mergeloom.models.t5 import model_config
 
 log = logging.getLogger(__name__)
@@ -158,8 +158,8 @@ def _check_shapes(found: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> No
         )
         if seen != expected:
             raise MergeloomError(
-                f"tensor {key} is {seen}, but in the base {expected}: it is a checkpoint of another "
-                "encoder"
+                f"tensor {key} is {seen}, but in the base {expected}: it is a checkpoint of "
+                "another encoder"
             )
 
 
