@@ -182,9 +182,9 @@ class T5(Names):
         lowest = torch.finfo(hidden.dtype).min
         unseen = torch.zeros_like(tree.above, dtype=hidden.dtype).masked_fill(~tree.above, lowest)
         padding = torch.zeros_like(inputs, dtype=hidden.dtype).masked_fill(inputs == PAD, lowest)
-        lengths = int(tree.depth.max()) + 1
-        attention = tower.decoder.block[0].layer[0].SelfAttention
-        bias = attention.compute_bias(lengths, lengths, device=inputs.device)
+        # The first attention has the table of relative positions, and gives what it adds for them.
+        first = tower.decoder.block[0].layer[0].SelfAttention
+        _, bias, _ = first(hidden[:, : int(tree.depth.max()) + 1])
         bias = bias[..., tree.depth, :][..., tree.depth]
         across = None
         for block in tower.decoder.block:
