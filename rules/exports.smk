@@ -27,7 +27,7 @@ rule export_model:
         encoder=model_of,
         tasks=tasks_of,
         code=code("export_model.py", family="{encoder}"),
-        env=env((*NUMBERS, "transformers")),
+        env=env(NUMBERS),
     message:
         "Exporting {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder}) for {wildcards.format}"
     script:

@@ -54,7 +54,7 @@ use rule evaluate_finetuned as evaluate_finetuned_on_corrupted with:
         },
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_finetuned.py", family="{encoder}"),
+        code=code("evaluate_finetuned.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}, {wildcards.corruption} {wildcards.severity}"
@@ -88,7 +88,7 @@ use rule evaluate_zeroshot as evaluate_on_corrupted with:
         },
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_merged.py", family="{encoder}"),
+        code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.merger} on {wildcards.benchmark}, {wildcards.corruption} {wildcards.severity} ({wildcards.encoder})"
@@ -125,7 +125,7 @@ use rule evaluate_zeroshot as evaluate_on_other_tasks with:
         },
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_merged.py", family="{encoder}"),
+        code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.merger} of {wildcards.benchmark} on {wildcards.other} ({wildcards.encoder})"

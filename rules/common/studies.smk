@@ -10,7 +10,8 @@ def tasks_of(wildcards, of="benchmark"):
 
 def form_of(encoder):
     """The form in which an encoder reads a split of a task, as it stands in the name of the file."""
-    return f"{preset('encoders', encoder)['image']['size']}px"
+    image = preset("encoders", encoder).get("image")
+    return f"{image['size']}px" if image else encoder
 
 
 def over_tasks(pattern, of="benchmark", **fixed):
