@@ -36,7 +36,10 @@ use rule evaluate_finetuned as evaluate_finetuned_on_corrupted with:
             "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"
         ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        test=over_tasks(f"<cache>/{{task}}/test_{{form}}_{CORRUPTED}.safetensors"),
+        test=known_of_images(
+            "corruptions are",
+            over_tasks(f"<cache>/{{task}}/test_{{form}}_{CORRUPTED}.safetensors"),
+        ),
     output:
         result=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.json",
     log:
@@ -66,7 +69,10 @@ use rule evaluate_zeroshot as evaluate_on_corrupted with:
         merged=of_merger(MERGED),
         chosen=of_merger(RESULT),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        test=over_tasks(f"<cache>/{{task}}/test_{{form}}_{CORRUPTED}.safetensors"),
+        test=known_of_images(
+            "corruptions are",
+            over_tasks(f"<cache>/{{task}}/test_{{form}}_{CORRUPTED}.safetensors"),
+        ),
         finetuned=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.json",
     output:
         result=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{{merger}}.json",

@@ -14,6 +14,20 @@ def form_of(encoder):
     return f"{image['size']}px" if image else encoder
 
 
+def known_of_images(what, function):
+    """Input or params function: what another gives, and an error for an encoder that reads text."""
+
+    @explained
+    def given(wildcards):
+        if wildcards.encoder in TEXT:
+            raise MergeloomError(
+                f"{what} of encoders that read images, and {wildcards.encoder} reads text"
+            )
+        return function(wildcards)
+
+    return given
+
+
 def over_tasks(pattern, of="benchmark", **fixed):
     """Input function: the pattern for every task of a benchmark; `{form}` is the encoder's.
 
