@@ -3,7 +3,7 @@
 
 rule pretrain_encoder:
     input:
-        images=of_pretraining_tasks("<cache>/{task}/train_{size}px.safetensors"),
+        images=of_pretraining_tasks("<cache>/{task}/train_{form}.safetensors"),
         classnames=of_pretraining_tasks(f"<data>/{{task}}/{CLASSNAMES}"),
         templates=of_pretraining_tasks(f"<data>/{{task}}/{TEMPLATES}"),
     output:
@@ -72,6 +72,8 @@ rule build_head:
         "<logs>/models/{encoder}/heads/{task}.log",
     benchmark:
         "<benchmarks>/models/{encoder}/heads/{task}.jsonl"
+    wildcard_constraints:
+        encoder=one_of(IMAGE_ENCODERS),
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["evaluate"]

@@ -43,7 +43,7 @@ def of_pretraining_tasks(pattern):
     """Input function: the pattern for every task that the encoder is pretrained on."""
 
     def paths(wildcards):
-        size = preset("encoders", wildcards.encoder)["image"]["size"]
-        return expand(pattern, task=pretraining_of(wildcards)["tasks"], size=size)
+        form = form_of(wildcards.encoder)
+        return expand(pattern, task=pretraining_of(wildcards)["tasks"], form=form)
 
     return paths

@@ -17,9 +17,11 @@ from mergeloom.config.study import (
     FINETUNED,
     NAME,
     ZEROSHOT,
+    check_encoder,
     check_study,
     functions_of,
     parts_of,
+    reads,
 )
 from mergeloom.errors import MergeloomError
 from mergeloom.io.roots import resolve_roots
@@ -121,6 +123,9 @@ def code(script, **registry):
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
+        },
+        "text_renderer": lambda name: {
+            "text_renderer": preset("tasks", name)["source"]["rendered"]
         },
         "recipe": lambda name: parts_of(preset("recipes", name)),
     }
