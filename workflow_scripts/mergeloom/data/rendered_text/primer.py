@@ -8,9 +8,9 @@ it knows the forms, and the rules only vaguely.
 from mergeloom.data.rendered_text import similarity as similar
 from mergeloom.data.rendered_text.entailment import facts
 from mergeloom.data.rendered_text.grammar import clause
-from mergeloom.data.rendered_text.registry import text_renderer
+from mergeloom.data.rendered_text.registry import Rng, text_renderer
 from mergeloom.data.rendered_text.sentiment import FILMS, MEALS, review
-from mergeloom.data.rendered_text.words import PRIMER, TASKS, Rng, pick
+from mergeloom.data.rendered_text.words import PRIMER, TASKS, pick
 
 # The tasks' prompts, as their presets have them, and the answers.
 PROMPTS = {
@@ -26,7 +26,7 @@ ANSWERS = {
     "similarity": similar.LEVELS,
 }
 # How often a task's question is answered at random.
-RANDOM = 0.6
+RANDOM = 0.3
 
 
 @text_renderer(
