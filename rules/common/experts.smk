@@ -87,7 +87,12 @@ def images_of(split, of=None):
     def paths(wildcards):
         form = form_of(wildcards.encoder)
         undersampled = balancing_of(wildcards) == "undersample"
-        tasks = [wildcards.task] if of is None else tasks_of(wildcards, of)
+        one = of is None
+        tasks = (
+            readable(wildcards.encoder, [wildcards.task])
+            if one
+            else tasks_of(wildcards, of)
+        )
         if undersampled:
             check_pretraining(wildcards.encoder, tasks)
         found = [path(task, form, undersampled) for task in tasks]

@@ -17,9 +17,11 @@ from mergeloom.config.study import (
     FINETUNED,
     NAME,
     ZEROSHOT,
+    check_encoder,
     check_study,
     functions_of,
     parts_of,
+    reads,
 )
 from mergeloom.errors import MergeloomError
 from mergeloom.io.roots import resolve_roots
@@ -80,8 +82,10 @@ ROOTS, PRESETS, PUBLISHED_FIGURES = checked()
 config["roots"] = ROOTS
 
 
-# Encoders that read text; the others read images.
-TEXT = [e for e, p in PRESETS["encoders"].items() if "text" in p]
+IMAGE_ENCODERS, TEXT_ENCODERS = (
+    [e for e, p in PRESETS["encoders"].items() if reads(p) == modality]
+    for modality in ("images", "text")
+)
 
 
 @explained
@@ -100,7 +104,7 @@ def at(kind, wildcard):
 def model_of(wildcards):
     """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
     encoder = preset("encoders", wildcards.encoder)
-    inputs = "text" if wildcards.encoder in TEXT else "image"
+    inputs = "text" if wildcards.encoder in TEXT_ENCODERS else "image"
     return {key: encoder[key] for key in ("family", "architecture", inputs)}
 
 
@@ -126,10 +130,15 @@ def code(script, **registry):
             "uses": tuple({preset("encoders", name)["family"]} & {*registered("uses")})
         },
         # Images are scored by what all modalities share.
-        "evaluator": lambda name: {"evaluator": ("text",) if name in TEXT else ()},
+        "evaluator": lambda name: {
+            "evaluator": ("text",) if name in TEXT_ENCODERS else ()
+        },
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
+        },
+        "text_renderer": lambda name: {
+            "text_renderer": preset("tasks", name)["source"]["rendered"]
         },
         "recipe": lambda name: parts_of(preset("recipes", name)),
     }

@@ -27,6 +27,7 @@ REGISTRIES = {
     "uses": "mergeloom/models",
     "supplied": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
+    "text_renderer": "mergeloom/data/rendered_text",
     "optimizer": "mergeloom/training",
     "schedule": "mergeloom/training",
     "augmentation": "mergeloom/training",
