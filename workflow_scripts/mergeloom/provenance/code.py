@@ -31,6 +31,7 @@ REGISTRIES = {
     "schedule": "mergeloom/training",
     "augmentation": "mergeloom/training",
     "corruption": "mergeloom/data/corruptions",
+    "adapter": "mergeloom/adaptive/methods",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them
