@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mergeloom.adaptive.mixture import Mixture
@@ -189,9 +188,7 @@ def adapter(
             raise TypeError(f"{name} has limits of {', '.join(stray)}, which are no parameters")
         if name in _ENTRIES:
             raise ValueError(f"there are two adapters named {name}")
-        _ENTRIES[name] = Entry(
-            name, function, arxiv, features, trained, parameters, limits or {}
-        )
+        _ENTRIES[name] = Entry(name, function, arxiv, features, trained, parameters, limits or {})
         return function
 
     return register
@@ -236,7 +233,5 @@ def build(
     entry = get_adapter(method)
     if entry.features and size is None:
         raise MergeloomError(f"adapter {method} chooses by features of the inputs: give their size")
-    made = entry.function(
-        mixture, size, generator(seed), **entry.check(parameters)
-    )
+    made = entry.function(mixture, size, generator(seed), **entry.check(parameters))
     return made.to(next(iter(mixture.base.values())).device)

@@ -38,8 +38,7 @@ def check_parameters(
     if unknown := sorted(set(given) - set(defaults)):
         exist = ", ".join(f"{name} (default {value})" for name, value in defaults.items())
         raise MergeloomError(
-            f"The {what} {method} has no parameter {', '.join(unknown)}. "
-            f"It has: {exist or 'none'}."
+            f"The {what} {method} has no parameter {', '.join(unknown)}. It has: {exist or 'none'}."
         )
     for name, value in given.items():
         if not _fits(value, defaults[name], limits.get(name)):

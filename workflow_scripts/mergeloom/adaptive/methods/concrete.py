@@ -1,6 +1,6 @@
 """Concrete subspace learning: one mask over all task vectors, trained at test time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -91,23 +91,26 @@ class Concrete(Adapter):
         noise = torch.rand(logits.shape, generator=random).clamp_(1e-6, 1 - 1e-6).logit_()
         mask = ((noise.to(logits.device) + logits) / self.temperature).sigmoid()
         mask = mask / mask.mean()
-        if not torch.is_grad_enabled() and self._draw == EVALUATED:
-            self._frozen[index] = mask
         return mask
+
+    def _freeze(self) -> None:
+        """Fix the mask that is evaluated, and under which coefficients are trained."""
+        if not self._frozen:
+            # What is made in inference mode could not stand in a graph later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._frozen = {index: self.mask(index) for index in range(len(self.logits))}
 
     @contextmanager
     def applied(self, features: Tensor | None, groups: int) -> Iterator[None]:
         """One masked model for all inputs; the mask is that of the current draw."""
+        if self._draw == EVALUATED:
+            self._freeze()
         with self.mixture.mixed(self.get_buffer("zeros")):
             yield
 
     def gradients(self, step: int, entropy: Callable[[], Tensor]) -> Tensor:
         """Of the mask, under a draw of this step; of the coefficients, under the fixed mask."""
         if self.learns and step >= self.mask_steps:
-            if not self._frozen:
-                with torch.no_grad():
-                    for index in range(len(self.logits)):
-                        self.mask(index)
             loss = entropy()
             [self.values.grad] = torch.autograd.grad(loss, [self.values])
             return loss.detach()
@@ -128,7 +131,7 @@ class Concrete(Adapter):
             self._draw, self._stepped = EVALUATED, None
         return loss.detach()
 
-    def load(self, state):  # type: ignore[no-untyped-def]
+    def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up mask and coefficients."""
         self._frozen.clear()
         super().load(state)
@@ -197,6 +200,4 @@ def concrete_adamerging(
     mask_steps : of those of the adaptation, that train the mask.
     inner_lr : of the one step of the coefficients.
     """
-    return Concrete(
-        mixture, random, per, coefficient, temperature, True, mask_steps, inner_lr
-    )
+    return Concrete(mixture, random, per, coefficient, temperature, True, mask_steps, inner_lr)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from mergeloom.adaptive.adapter import Adapter, adapter, size_of_base
@@ -116,7 +116,7 @@ class Smile(Adapter):
 
     def state(self) -> dict[str, Tensor]:
         """Gates and factors of every linear map."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for key, experts in self.experts.items():
             parts = {"gate": experts.gate, "down": experts.down, "up": experts.up}
             found |= {f"{key}.{n}": t for n, t in parts.items() if t is not None}

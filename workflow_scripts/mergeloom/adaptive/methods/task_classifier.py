@@ -31,8 +31,8 @@ class TaskClassifier(Adapter):
         assert features is not None
         if len(features) != self.mixture.size:
             raise MergeloomError(
-                f"features of {len(features)} tasks for {self.mixture.size} experts: the classifier "
-                "is fitted on those of every expert's task"
+                f"features of {len(features)} tasks for {self.mixture.size} experts: the "
+                "classifier is fitted on those of every expert's task"
             )
         inputs = torch.cat(list(features)).double()
         labels = torch.cat([torch.full((len(f),), k) for k, f in enumerate(features)])
@@ -42,9 +42,7 @@ class TaskClassifier(Adapter):
         inputs = (inputs - mean) / scale
         weight = torch.zeros(self.mixture.size, inputs.shape[1]).to(inputs).requires_grad_()
         bias = torch.zeros(self.mixture.size).to(inputs).requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe"
-        )
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimizer.zero_grad()

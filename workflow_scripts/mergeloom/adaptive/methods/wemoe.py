@@ -45,7 +45,7 @@ class Routed(Adapter):
         self, mixture: Mixture, random: Generator, depth: int, init: float, shared: bool
     ) -> None:
         super().__init__(mixture)
-        self.init, self.together = init, depth > 0
+        self.together = depth > 0
         self.blocks = mixture.perceptrons()
         routed = {key for block in self.blocks for key in block.keys}
         mixture.settle([key for key in mixture.keys if key not in routed])
@@ -53,6 +53,7 @@ class Routed(Adapter):
         self.routers = nn.ModuleList(
             Router(block.width, mixture.size, depth, init, random) for block in self.blocks[:count]
         )
+        self.register_buffer("merged", torch.full((1, mixture.size), init), persistent=False)
         self._groups = 1
         for index in range(len(self.blocks)):
             self._install(index)
@@ -76,8 +77,7 @@ class Routed(Adapter):
     def applied(self, features: Tensor | None, groups: int) -> Iterator[None]:
         """Routers answer for groups of inputs: the mean over their tokens."""
         self._groups = groups
-        device = self.routers[0].bias.device
-        with self.mixture.mixed(torch.full((1, self.mixture.size), self.init, device=device)):
+        with self.mixture.mixed(self.get_buffer("merged")):
             yield
 
 
