@@ -33,13 +33,16 @@ class Adapter(nn.Module):
     portable : whether its state may serve another encoder than the one it was made on.
     mixes : whether the mixture itself combines the task vectors, so that a low-rank form of it
         serves, too.
-    together : whether what it does with an input may depend on the rest of its group in other ways
-        than by the mean of their features: the group must then pass the tower as one.
+    within : whether it chooses within the forward pass, from what the tower makes of an input, and
+        tells `observer`; else `coefficients` says what it chooses.
+    together : whether an input's choice then depends on its group, which must pass the tower as
+        one.
     observer : called with the coefficients that are chosen within the forward pass, if any are.
     """
 
     portable = False
     mixes = True
+    within = False
     together = False
 
     def __init__(self, mixture: Mixture) -> None:
@@ -92,6 +95,16 @@ class Adapter(nn.Module):
         """Take up what `state` gave."""
         self.load_state_dict(dict(state))
 
+    def relayered(self, state: Mapping[str, Tensor], layers: Sequence[int]) -> Mapping[str, Tensor]:
+        """A state of another encoder's layers as one of this one's.
+
+        Parameters
+        ----------
+        layers : for each of the mixture's parameters the index of the one whose coefficients it
+            takes.
+        """
+        raise NotImplementedError
+
     @property
     def trainable(self) -> int:
         """Number of parameters that adaptation trains."""
@@ -100,9 +113,8 @@ class Adapter(nn.Module):
     @property
     def stored(self) -> int:
         """Numbers that the adapted model consists of: the base's, and what stands beside them."""
-        vectors = sum(stack.numel() for stack in self.mixture.stacks.values())
         own = sum(tensor.numel() for tensor in self.state().values())
-        return size_of_base(self.mixture) + vectors + own
+        return size_of_base(self.mixture) + self.mixture.beside + own
 
     @staticmethod
     def _once(coefficients: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """AdaMerging: coefficients that are the same for all inputs, trained at test time."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -20,6 +22,10 @@ class Coefficients(Adapter):
     def coefficients(self, features: Tensor | None, groups: int) -> Tensor:
         """[1, K] or [1, K, L], within 0 and 1 if they are clamped."""
         return (self.values.clamp(0, 1) if self.clamp else self.values)[None]
+
+    def relayered(self, state: Mapping[str, Tensor], layers: Sequence[int]) -> Mapping[str, Tensor]:
+        """Columns are of a parameter each."""
+        return {"values": state["values"][:, list(layers)]}
 
     @property
     def stored(self) -> int:

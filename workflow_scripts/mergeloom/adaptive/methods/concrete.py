@@ -77,6 +77,10 @@ class Concrete(Adapter):
         for index, key in enumerate(mixture.keys):
             mixture.delegate([key], Masked(self, key, index))
 
+    def coefficients(self, features: Tensor | None, groups: int) -> Tensor:
+        """[1, K] or [1, K, L], of the masked task vectors."""
+        return self.values[None]
+
     def values_of(self, index: int) -> Tensor:
         """λ [K] of the parameter of this index among `mixture.keys`."""
         values = self.values if self._stepped is None else self._stepped

@@ -1,6 +1,7 @@
 """Data-adaptive weight ensembling: a gate that chooses coefficients by features of the input."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -35,6 +36,14 @@ class Gate(Adapter):
         hidden = nn.functional.linear(features, self.hidden_weight, self.hidden_bias).relu()
         found = nn.functional.linear(hidden, self.weight, self.bias)
         return group_means(found, groups).unflatten(1, self.shape)
+
+    def relayered(self, state: Mapping[str, Tensor], layers: Sequence[int]) -> Mapping[str, Tensor]:
+        """Rows of the second layer are of an expert and a parameter each."""
+        moved = {
+            name: state[name].unflatten(0, (self.shape[0], -1))[:, list(layers)].flatten(0, 1)
+            for name in ("weight", "bias")
+        }
+        return {**state, **moved}
 
 
 @adapter(

@@ -75,6 +75,7 @@ class Smile(Adapter):
     """Experts beside every linear map that some task vector changes."""
 
     mixes = False
+    within = True
 
     def __init__(self, mixture: Mixture, gate_rank: int, rank: int, top: int) -> None:
         super().__init__(mixture)

@@ -39,7 +39,7 @@ class Router(nn.Module):
 class Routed(Adapter):
     """The perceptron of every block has coefficients of what it is fed; the rest is merged."""
 
-    together = True
+    within = True
 
     def __init__(
         self, mixture: Mixture, random: Generator, depth: int, init: float, shared: bool
