@@ -19,6 +19,7 @@ include: "rules/common/studies.smk"
 include: "rules/common/encoders.smk"
 include: "rules/common/experts.smk"
 include: "rules/common/mergers.smk"
+include: "rules/common/adaptive.smk"
 include: "rules/common/reports.smk"
 include: "rules/common/conditions.smk"
 
@@ -41,6 +42,8 @@ wildcard_constraints:
     other=NAME,
     corruption="[a-z_]+",
     severity="[0-9]*",
+    adapter=NAME,
+    source=NAME,
 
 
 include: "rules/lock.smk"
@@ -58,6 +61,7 @@ include: "rules/diagnosis.smk"
 include: "rules/inspection.smk"
 include: "rules/robustness.smk"
 include: "rules/conditions.smk"
+include: "rules/adaptive.smk"
 include: "rules/report.smk"
 
 

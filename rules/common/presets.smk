@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 # The library of this workflow, whether or not it is installed, too.
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
+from mergeloom.config.adapters import functions_of as adapter_functions
 from mergeloom.config.conditions import check_selection, expand as expanded
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import (
@@ -122,6 +123,7 @@ def code(script, **registry):
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
         },
+        "adapter": lambda name: adapter_functions(preset("adapters", name)),
         "recipe": lambda name: parts_of(preset("recipes", name)),
     }
 

@@ -70,9 +70,7 @@ class Subject:
             names=names,
         )
 
-    def features(
-        self, paths: Paths | None, examples: Mapping[str, Examples]
-    ) -> Features | None:
+    def features(self, paths: Paths | None, examples: Mapping[str, Examples]) -> Features | None:
         """φ(x) of a split of every task, checked to be of these examples; None without files."""
         if not paths:
             return None
@@ -121,7 +119,7 @@ def adapt_files(
     encoder, adapter = benchmark.encoder, subject.adapter
     examples = {
         task: open_examples(path, encoder, benchmark.device)
-        for task, path in zip(subject.tasks, inputs, strict=True)
+        for task, path in zip(subject.tasks, inputs or [], strict=bool(inputs))
     }
     of_inputs = subject.features(features, examples)
     plan = Plan.read(subject.preset.get("adaptation", {}))

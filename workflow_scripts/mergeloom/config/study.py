@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mergeloom.config.adapters import check_adapter
 from mergeloom.config.presets import choose
 from mergeloom.data.layout import check_names, source_of
 from mergeloom.errors import MergeloomError
@@ -98,6 +99,8 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
             raise MergeloomError(f"recipe {name!r}: {error}") from None
     for name, merger in presets["mergers"].items():
         _check_merger(name, merger)
+    for name, adapter in presets["adapters"].items():
+        check_adapter(name, adapter, presets)
     for name, sweep in presets["conditions"].items():
         for kind in ("encoder", "benchmark"):
             refer(f"{kind}s", sweep[kind], f"conditions {name!r}")

@@ -47,7 +47,9 @@ class Experts:
         outputs = functional.linear(inputs, base.T if transposed else base)
         weights = self._weights = self.owner.routing(self.gate, inputs)
         if self.owner.observer:
-            self.owner.observer(key, weights.flatten(1, -2).mean(dim=1))
+            self.owner.observer(
+                key, weights.reshape(len(weights), -1, self.gate.shape[0]).mean(dim=1)
+            )
         if self.down is not None and self.up is not None:
             inner = functional.linear(inputs, self.down.flatten(0, 1))
             inner = inner * weights.repeat_interleave(self.down.shape[1], dim=-1)
