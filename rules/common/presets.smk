@@ -119,6 +119,7 @@ def code(script, **registry):
         "merger": lambda name: functions_of(preset("mergers", name)),
         "family": lambda name: {"family": preset("encoders", name)["family"]},
         "stages": lambda name: {"stages": preset("encoders", name)["family"]},
+        "supplied": lambda name: {"supplied": preset("encoders", name)["family"]},
         # Families without bare parameters have none.
         "uses": lambda name: {
             "uses": tuple({preset("encoders", name)["family"]} & {*registered("uses")})

@@ -25,6 +25,7 @@ REGISTRIES = {
     "family": "mergeloom/models",
     "stages": "mergeloom/models",
     "uses": "mergeloom/models",
+    "supplied": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
     "optimizer": "mergeloom/training",
     "schedule": "mergeloom/training",
