@@ -19,6 +19,7 @@ include: "rules/common/studies.smk"
 include: "rules/common/encoders.smk"
 include: "rules/common/experts.smk"
 include: "rules/common/mergers.smk"
+include: "rules/common/features.smk"
 include: "rules/common/adaptive.smk"
 include: "rules/common/reports.smk"
 include: "rules/common/conditions.smk"
@@ -42,6 +43,7 @@ wildcard_constraints:
     other=NAME,
     corruption="[a-z_]+",
     severity="[0-9]*",
+    extractor=NAME,
     adapter=NAME,
     source=NAME,
 
@@ -52,6 +54,7 @@ include: "rules/encoders.smk"
 include: "rules/training.smk"
 include: "rules/experts.smk"
 include: "rules/vectors.smk"
+include: "rules/features.smk"
 include: "rules/statistics.smk"
 include: "rules/merging.smk"
 include: "rules/evaluation.smk"

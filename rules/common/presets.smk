@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
 from mergeloom.config.adapters import functions_of as adapter_functions
 from mergeloom.config.conditions import check_selection, expand as expanded
+from mergeloom.config.extractors import functions_of_extractor
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import (
     FINETUNED,
@@ -92,10 +93,15 @@ def at(kind, wildcard):
     return lambda wildcards: preset(kind, getattr(wildcards, wildcard))
 
 
-def model_of(wildcards):
+def model_named(name):
     """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
-    encoder = preset("encoders", wildcards.encoder)
+    encoder = preset("encoders", name)
     return {key: encoder[key] for key in ("family", "architecture", "image")}
+
+
+def model_of(wildcards):
+    """The same, of the encoder of a path."""
+    return model_named(wildcards.encoder)
 
 
 def model_and_weights(wildcards):
@@ -125,6 +131,9 @@ def code(script, **registry):
         },
         "adapter": lambda name: adapter_functions(preset("adapters", name)),
         "recipe": lambda name: parts_of(preset("recipes", name)),
+        "extractor": lambda name: functions_of_extractor(
+            preset("extractors", name), PRESETS
+        ),
     }
 
     @explained

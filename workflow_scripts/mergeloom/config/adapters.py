@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mergeloom.config.presets import choose
 from mergeloom.errors import MergeloomError
 from mergeloom.merging.parameters import check_parameters
 from mergeloom.provenance.code import lookup
@@ -18,7 +19,7 @@ def check_adapter(name: str, adapter: Mapping[str, Any], presets: Presets) -> No
 
     Raises
     ------
-    MergeloomError – an unknown method or parameter, a merger for `vectors` that does not exist or
+    MergeloomError – an unknown method, parameter or extractor, a merger for `vectors` that does not exist or
     gives no task vector per task, or steps that are missing, or in vain.
     """
     where = f"adapter {name!r}"
@@ -45,6 +46,11 @@ def check_adapter(name: str, adapter: Mapping[str, Any], presets: Presets) -> No
         raise MergeloomError(
             f"{where}: {adapter['method']} is fitted to features: say `adaptation: {{split: test}}`"
         )
+    if "extractor" in adapter:
+        try:
+            choose("extractors", presets["extractors"], adapter["extractor"])
+        except MergeloomError as error:
+            raise MergeloomError(f"{where}: {error}") from None
     if "vectors" not in adapter:
         return
     merger = presets["mergers"].get(adapter["vectors"])

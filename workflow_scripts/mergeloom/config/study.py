@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergeloom.config.adapters import check_adapter
+from mergeloom.config.extractors import ENCODER, check_extractor
 from mergeloom.config.presets import choose
 from mergeloom.data.layout import check_names, source_of
 from mergeloom.errors import MergeloomError
@@ -85,6 +86,15 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
                 )
             for task in pretraining["tasks"]:
                 refer("tasks", task, f"encoder {name!r}")
+    for name, extractor in presets["extractors"].items():
+        if ENCODER in extractor:
+            refer("encoders", extractor[ENCODER], f"extractor {name!r}")
+    for name, encoder in presets["encoders"].items():
+        if "extractor" in encoder:
+            try:
+                check_extractor(encoder["extractor"], name, presets)
+            except MergeloomError as error:
+                raise MergeloomError(f"encoder {name!r}: {error}") from None
     for name, experts in presets["experts"].items():
         if "recipe" in experts:
             refer("recipes", experts["recipe"], f"experts {name!r}")

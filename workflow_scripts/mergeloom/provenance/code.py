@@ -32,6 +32,7 @@ REGISTRIES = {
     "augmentation": "mergeloom/training",
     "corruption": "mergeloom/data/corruptions",
     "adapter": "mergeloom/adaptive/methods",
+    "extractor": "mergeloom/features",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them
