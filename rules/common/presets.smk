@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 # The library of this workflow, whether or not it is installed, too.
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
+from mergeloom.config.adaptive import check_adaptive
 from mergeloom.config.conditions import check_selection, expand as expanded
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import (
@@ -18,6 +19,7 @@ from mergeloom.config.study import (
     NAME,
     ZEROSHOT,
     check_study,
+    check_target,
     functions_of,
     parts_of,
 )
@@ -71,6 +73,7 @@ def checked():
     presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
     presets = expanded(presets, schema_named(schemas, "recipes"))
     check_study(config, presets)
+    check_adaptive(presets)
     return roots, presets, read_published(folders)
 
 

@@ -1,7 +1,7 @@
 """What a configuration says across its files: names that must exist, methods, parameters, alpha."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,14 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
                     "stands in every table and figure: leave it out of `mergers`"
                 )
             refer("mergers", merger, f"conditions {name!r}")
+
+
+def check_target(kind: str, name: str, rules: Iterable[str]) -> None:
+    """Say of a sweep or a study that it cannot be a target of its name, if a rule has it already."""
+    if name in rules:
+        raise MergeloomError(
+            f"{kind} {name!r}: `snakemake {name}` makes something else already; rename it"
+        )
 
 
 def corruption_and_severity(name: str) -> tuple[str, int]:
