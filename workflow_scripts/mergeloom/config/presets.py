@@ -22,7 +22,16 @@ from mergeloom.errors import MergeloomError
 # libyaml's where PyYAML has it: every start of the workflow and of its jobs reads all presets.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-KINDS = ("tasks", "encoders", "benchmarks", "mergers", "recipes", "experts", "conditions", "adaptive")
+KINDS = (
+    "tasks",
+    "encoders",
+    "benchmarks",
+    "mergers",
+    "recipes",
+    "experts",
+    "conditions",
+    "adaptive",
+)
 
 
 class _Loader(_LOADER):

@@ -111,7 +111,7 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
 
 
 def check_target(kind: str, name: str, rules: Iterable[str]) -> None:
-    """Say of a sweep or a study that it cannot be a target of its name, if a rule has it already."""
+    """Say of a sweep or a study that it can be no target of its name, if a rule has it already."""
     if name in rules:
         raise MergeloomError(
             f"{kind} {name!r}: `snakemake {name}` makes something else already; rename it"
