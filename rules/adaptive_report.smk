@@ -83,7 +83,6 @@ rule plot_adaptive:
         mem_mb=memory,
     params:
         tasks=tasks_of,
-        adapted=adapted_of,
         code=code("plot_adaptive.py"),
         env=env(PICTURES),
     message:

@@ -17,10 +17,10 @@ with job(snakemake) as j:
     results = [read_json(path) for path in j.input.results]
     names = [label(result["adapter"]["name"], source_of(result)) for result in results]
     found = [read_coefficients(path, tasks) for path in j.input.coefficients]
-    own = {result["adapter"]["name"]: result for result in results if not source_of(result)}
+    own = [result for result in results if not source_of(result)]
     adapted = {
-        name: (own[name], read_curve(path, tasks))
-        for name, path in zip(j.params.adapted, j.input.curves, strict=True)
+        label(result["adapter"]["name"]): (result, read_curve(path, tasks))
+        for result, path in zip(own, j.input.curves, strict=True)
     }
     subject = ", ".join(
         (wildcards.encoder, wildcards.experts, wildcards.benchmark, wildcards.study)

@@ -25,11 +25,6 @@ def mergers_beside(names):
     return [ZEROSHOT, *(name for name in names if name != ZEROSHOT), FINETUNED]
 
 
-def is_adapted(adapter):
-    """Whether an adapter is trained at test time, and so has a curve."""
-    return "adaptation" in preset("adapters", adapter)
-
-
 def of_adapters(ending):
     """Input function: `{adapter}` with an ending for the adapters of a study, and for those that it
     takes from another encoder after them."""
@@ -62,13 +57,8 @@ def mergers_of_entry(wildcards):
 
 
 def curves_of_adapters(wildcards):
-    """The curves of a study's adapters that are trained, in its order."""
-    return expand(CURVE, adapter=adapted_of(wildcards), **wildcards)
-
-
-def adapted_of(wildcards):
-    """Names of a study's adapters that are trained, in its order."""
-    return list(filter(is_adapted, entry_at(wildcards)["adapters"]))
+    """The curves of a study's own adapters, in its order; empty of those that are not trained."""
+    return expand(CURVE, adapter=entry_at(wildcards)["adapters"], **wildcards)
 
 
 @explained

@@ -80,7 +80,7 @@ class Files(NamedTuple):
     adapters: list[str]
     coefficients: list[str]
     times: list[str]
-    curves: dict[str, str]
+    curves: list[str]
     corrupted: list[str]
 
 
@@ -152,11 +152,13 @@ def of_adapter(
 
 
 def curve(made: Made, adapter: Adapter) -> pd.DataFrame:
-    steps = np.linspace(0, adapter.steps or 0, 9)
-    rows = []
+    steps = np.linspace(0, adapter.steps or 0, 9 if adapter.steps else 0)
+    rows: list[dict[str, Any]] = []
     for index, task in enumerate(made.tasks):
         rise = (
-            0.12 * (1 - np.exp(-4 * steps / steps[-1])) * (-3 if task in adapter.collapsed else 1)
+            0.12
+            * (1 - np.exp(-4 * steps / (adapter.steps or 1)))
+            * (-3 if task in adapter.collapsed else 1)
         )
         for step, gain in zip(steps, rise, strict=True):
             start = 0.69 + 0.02 * (index % 5)
@@ -165,7 +167,8 @@ def curve(made: Made, adapter: Adapter) -> pd.DataFrame:
                 "val_accuracy": start + gain, "val_loss": 1 - gain,
                 "val_normalized_accuracy": (start + gain) / 0.95,
             })  # fmt: skip
-    frame = pd.DataFrame(rows)
+    columns = ("step", "task", "entropy", "val_accuracy", "val_loss", "val_normalized_accuracy")
+    frame = pd.DataFrame(rows, columns=columns)
     mean = frame.groupby("step").mean(numeric_only=True).reset_index().assign(task="average")
     return pd.concat([frame, mean], ignore_index=True)
 
@@ -179,7 +182,8 @@ def coefficients(made: Made, adapter: Adapter) -> pd.DataFrame:
     for task in made.tasks if adapter.per else []:
         for expert in made.tasks:
             for depth, layer in enumerate(layers):
-                own = adapter.finds * (1 + depth / 20) if expert == task else 0.02 * (depth % 3)
+                rise = 1 + depth / 20 + 0.1 * (made.tasks.index(task) % 4)
+                own = adapter.finds * rise if expert == task else 0.02 * (depth % 3)
                 rows.append({"task": task, "expert": expert, "layer": layer, "mean": 0.3 + own})
     frame = pd.DataFrame(rows, columns=["task", "expert", "layer", "mean"])
     return frame.assign(std=0.05)
@@ -199,7 +203,7 @@ def write(folder: Path, made: Made = DEMO, corruptions: tuple[str, ...] = ()) ->
 
     static = {"zeroshot": 0.4, **made.mergers, "finetuned": 0.95}
     files = Files([put(f"{n}.json", of_merger(made, n, a)) for n, a in static.items()],
-                  [], [], [], {}, [])  # fmt: skip
+                  [], [], [], [], [])  # fmt: skip
     given = [(name, adapter, "") for name, adapter in made.adapters.items()]
     given += [
         (name, made.adapters[name]._replace(accuracy=accuracy), made.source)
@@ -216,8 +220,8 @@ def write(folder: Path, made: Made = DEMO, corruptions: tuple[str, ...] = ()) ->
             "threads": 2,
         }  # fmt: skip
         files.times.append(put(f"{at}.times.json", time))
-        if adapter.steps and not source:
-            files.curves[name] = table(f"adapted/{name}.parquet", curve(made, adapter))
+        if not source:
+            files.curves.append(table(f"adapted/{name}.parquet", curve(made, adapter)))
     for place, name in enumerate(("", *corruptions)):
         kind = name.rstrip("12345")
         images = {"corruption": kind, "severity": int(name[-1])} if name else None

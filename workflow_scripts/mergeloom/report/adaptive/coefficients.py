@@ -1,7 +1,7 @@
 """Mean coefficients by task of the inputs and expert: does an adapter find the task?"""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -87,14 +87,10 @@ def coefficients(
 def _frame(axes: Axes, values: np.ndarray, tasks: Sequence[str]) -> None:
     count = len(tasks)
     size = 8 if count <= 12 else 6.5
-    axes.set_xticks(
-        np.arange(count) + 0.5,
-        tasks,
-        rotation=45,
-        ha="right",
-        rotation_mode="anchor",
-        fontsize=size,
+    slanted: dict[str, Any] = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if count <= 12 else {}
     )
+    axes.set_xticks(np.arange(count) + 0.5, tasks, fontsize=size, **slanted or {"rotation": 90})
     axes.set_yticks(np.arange(count) + 0.5, tasks, fontsize=size)
     axes.tick_params(length=0)
     axes.set_ylim(count, 0)

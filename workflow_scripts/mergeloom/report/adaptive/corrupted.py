@@ -12,7 +12,15 @@ from matplotlib.ticker import MaxNLocator
 
 from mergeloom.report import style
 from mergeloom.report.adaptive.look import COLLAPSED, MARKERS, last_of_columns, legend, looks
-from mergeloom.report.adaptive.study import ADAPTER, FINETUNED, ZEROSHOT, collapsed, label, models
+from mergeloom.report.adaptive.study import (
+    ADAPTER,
+    FINETUNED,
+    MERGER,
+    ZEROSHOT,
+    collapsed,
+    label,
+    models,
+)
 from mergeloom.report.adaptive.text import collapse, percent
 from mergeloom.report.markdown import tables
 from mergeloom.report.published import Figure as Published
@@ -166,8 +174,7 @@ def corrupted(frame: pd.DataFrame, subject: str = "") -> Figure:
             axes.set_xlabel("average test accuracy")
         panels[0, 0].set_yticks(range(len(order)), [label(name) for _, name in order])
         panels[0, 0].set_ylim(len(order) - 0.4, -0.6)
-        any_fell = any(_fell(row) for row in _rows(frame))
-        legend(fig, _key(any_fell))
+        legend(fig, _key(frame))
         return fig
 
 
@@ -193,13 +200,10 @@ def _panel(
                 (row["before"], place),
                 arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1.6},
             )
-            axes.plot(
-                row["before"],
-                place,
-                **look | {"markerfacecolor": "white", "markeredgecolor": color},
-            )
+            hollow = {"markerfacecolor": "white", "markeredgecolor": color}
+            axes.plot(row["before"], place, **look | hollow, zorder=3)
         filled = {"markerfacecolor": color, "markeredgecolor": color}
-        axes.plot(row["accuracy"], place, **look | filled)
+        axes.plot(row["accuracy"], place, **look | filled, zorder=3)
         axes.annotate(
             f"{100 * row['accuracy']:.1f}",
             (row["accuracy"], place),
@@ -216,15 +220,18 @@ def _panel(
     axes.tick_params(axis="y", length=0)
 
 
-def _key(any_fell: bool) -> list[Line2D]:
+def _key(frame: pd.DataFrame) -> list[Line2D]:
     point: dict[str, Any] = {"color": "#555555", "linestyle": "", "markersize": 6}
     handles = [
         Line2D([], [], **style.ZEROSHOT, label=label(ZEROSHOT)),
         Line2D([], [], **style.FINETUNED, label=label(FINETUNED)),
-        Line2D([], [], **point, marker="s", label="static merger"),
-        Line2D([], [], **point, marker=MARKERS[ADAPTER], mfc="white", label="adapter, before"),
-        Line2D([], [], **point, marker=MARKERS[ADAPTER], label="adapter, after"),
     ]
-    if any_fell:
+    if (frame["kind"] == MERGER).any():
+        handles.append(Line2D([], [], **point, marker="s", label="static merger"))
+    if frame["before"].notna().any():
+        hollow = {"marker": MARKERS[ADAPTER], "markerfacecolor": "white"}
+        handles.append(Line2D([], [], **point | hollow, label="adapter, before"))
+    handles.append(Line2D([], [], **point, marker=MARKERS[ADAPTER], label="adapter, after"))
+    if any(map(_fell, _rows(frame))):
         handles.append(Line2D([], [], color=COLLAPSED, marker="o", label="adapter that collapsed"))
     return handles

@@ -53,30 +53,32 @@ def cost(frame: pd.DataFrame, subject: str = "") -> Figure:
 
 def _logarithmic(axes: Axes, values: np.ndarray) -> np.ndarray:
     """Decades on x; 0 has a place of its own left of them. Returns where the values stand."""
-    positive = values[values > 0]
-    logs = np.log10(np.where(values > 0, values, 1))
-    low, high = (0.0, 1.0) if not len(positive) else (logs[values > 0].min(), logs.max())
-    zero = np.floor(low) - 1
-    has_zero = len(positive) < len(values)
-    places = np.where(values > 0, logs, zero)
-    start = zero if has_zero else low
-    margin = 0.06 * max(high - start, 0.5)
-    decades = list(range(int(np.ceil(low - margin)), int(np.floor(high + margin)) + 1))
-    if len(decades) < 2 and len(positive):
-        # Less than a decade: numbers between are written out, too.
-        near = [k * 10.0**d for d in range(int(np.floor(low)), int(np.ceil(high)) + 1)
-                for k in (1, 2, 5)]  # fmt: skip
-        within = [np.log10(v) for v in near if low - margin <= np.log10(v) <= high + margin]
-        ticks = within or [low]
-    else:
-        ticks = decades[:: -(-len(decades) // 6)]
-    axes.xaxis.set_major_locator(FixedLocator([*([zero] if has_zero else []), *ticks]))
+    some = values > 0
+    logs = np.log10(values[some])
+    low, high = (logs.min(), logs.max()) if some.any() else (0.0, 0.0)
+    zero = float(np.floor(low) - 1)
+    places = np.full(len(values), zero)
+    places[some] = logs
+    start, stop = places.min(), places.max()
+    margin = 0.06 * max(stop - start, 0.5)
+    ticks = _ticks(low, high, margin) if some.any() else []
+    axes.xaxis.set_major_locator(FixedLocator([*([] if some.all() else [zero]), *ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda log, _: "none" if has_zero and log == zero else _count(10**log))
+        FuncFormatter(lambda log, _: "none" if log == zero else _count(10**log))
     )
-    axes.set_xlim(start - margin, high + margin)
+    axes.set_xlim(start - margin, stop + margin)
     return places
+
+
+def _ticks(low: float, high: float, margin: float) -> list[float]:
+    """Logarithms of round numbers: decades, or what is between them where there is but one."""
+    first, last = int(np.ceil(low - margin)), int(np.floor(high + margin))
+    decades = [float(decade) for decade in range(first, last + 1)]
+    if len(decades) > 1:
+        return decades[:: -(-len(decades) // 6)]
+    near = [d + np.log10(k) for d in range(int(np.floor(low)), last + 1) for k in (1, 2, 5)]
+    return [log for log in near if low - margin <= log <= high + margin] or [low]
 
 
 def _count(value: float) -> str:

@@ -35,8 +35,10 @@ def curves(
 
     Parameters
     ----------
-    adapted : adapter → its result, and its curve (columns step, task, entropy, val_accuracy).
+    adapted : name as it is shown → its result, and its curve (columns step, task, entropy,
+        val_accuracy). Those without rows are left out.
     """
+    adapted = {name: (result, curve) for name, (result, curve) in adapted.items() if len(curve)}
     if not adapted:
         with style.figure(6, 1.6, _HEADING, subject) as fig:
             return style.say(fig, "No adapter of this study is trained.")
@@ -58,7 +60,7 @@ def curves(
             pair = panels[2 * row : 2 * row + 2, column]
             _adapter(pair, result, curve, tasks)
             words, color = _note(result)
-            head(pair[0], style.label(adapter), words, 2.4, color)
+            head(pair[0], adapter, words, 2.4, color)
         for index in range(len(adapted), rows * columns):
             row, column = divmod(index, columns)
             for axes in panels[2 * row : 2 * row + 2, column]:

@@ -109,7 +109,7 @@ def words_of_adaptation(result: Result) -> str:
 
 def head(axes: Axes, title: str, note: str, width: float, color: str = style.MUTED) -> None:
     """Head a panel `width` inches wide: a title, which may take two lines, and a note below it."""
-    lines = textwrap.wrap(title, max(int(width / _BOLD), 12))
+    lines = textwrap.wrap(title, max(int(width / _BOLD), 12), break_on_hyphens=False)
     axes.set_title("\n".join(lines), fontsize=9, fontweight="bold", pad=18 if note else 6)
     if note:
         axes.annotate(

@@ -107,6 +107,8 @@ def collapsed(result: Result) -> list[str]:
 def read_curve(path: str, tasks: Sequence[str]) -> pd.DataFrame:
     """The curve of an adapter: a row per step and task, `average` among them, by step.
 
+    Without rows where the adapter is not trained.
+
     Raises
     ------
     MergeloomError – a column is missing, or a task, or the value before adaptation (step 0).
@@ -114,7 +116,7 @@ def read_curve(path: str, tasks: Sequence[str]) -> pd.DataFrame:
     curve = pd.read_parquet(path)
     _check_columns(path, curve, _CURVE)
     missing = [task for task in (AVERAGE, *tasks) if task not in set(curve["task"])]
-    if missing or not (curve["step"] == 0).any():
+    if len(curve) and (missing or not (curve["step"] == 0).any()):
         what = ", ".join(missing) or "step 0, which is before adaptation"
         raise MergeloomError(f"{path}: has no rows of {what}.\nDelete it and adapt again.")
     return curve.sort_values("step", kind="stable")
