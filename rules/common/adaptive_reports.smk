@@ -2,10 +2,8 @@
 
 from mergeloom.config.adaptive import entry_of
 
-ADAPTED = "adaptive/{encoder}/{experts}/{benchmark}"
-ADAPTIVE_STUDY = f"{ADAPTED}/{{study}}"
+ADAPTIVE_STUDY = f"adaptive/{STUDY}/{{study}}"
 ADAPTIVE_FIGURES = ("cost", "curves", "coefficients", "layers")
-CURVE = "<models>/{encoder}/{experts}/adapted/{benchmark}/{adapter}.parquet"
 
 
 @explained
@@ -34,12 +32,12 @@ def of_adapters(ending):
         transfers = entry.get("transfers", {"from": "", "adapters": []})
         return [
             *expand(
-                f"<results>/{ADAPTED}/{{adapter}}{ending}",
+                f"{ADAPTIVE}/{{adapter}}{ending}",
                 adapter=entry["adapters"],
                 **wildcards,
             ),
             *expand(
-                f"<results>/{ADAPTED}/from/{{source}}/{{adapter}}{ending}",
+                f"{ADAPTIVE}/from/{{source}}/{{adapter}}{ending}",
                 source=transfers["from"],
                 adapter=transfers["adapters"],
                 **wildcards,
@@ -58,7 +56,9 @@ def mergers_of_entry(wildcards):
 
 def curves_of_adapters(wildcards):
     """The curves of a study's own adapters, in its order; empty of those that are not trained."""
-    return expand(CURVE, adapter=entry_at(wildcards)["adapters"], **wildcards)
+    return expand(
+        f"{ADAPTED}.parquet", adapter=entry_at(wildcards)["adapters"], **wildcards
+    )
 
 
 @explained
@@ -79,10 +79,11 @@ def results_on_corrupted(wildcards):
     mergers = mergers_beside(given["mergers"])
     paths = []
     for folder in ("", *(f"corrupted/{name}/" for name in given["names"])):
-        for study, names in ((STUDY, mergers), (ADAPTED, given["adapters"])):
-            paths += expand(
-                f"<results>/{study}/{folder}{{name}}.json", name=names, **wildcards
-            )
+        for study, names in (
+            (f"<results>/{STUDY}", mergers),
+            (ADAPTIVE, given["adapters"]),
+        ):
+            paths += expand(f"{study}/{folder}{{name}}.json", name=names, **wildcards)
     return paths
 
 

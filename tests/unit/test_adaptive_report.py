@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import adaptive_study as made
+import adapters_study as made
 import numpy as np
 import pandas as pd
 import pytest
