@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
 from mergeloom.config.adapters import functions_of as adapter_functions
+from mergeloom.config.adaptive import check_adaptive
 from mergeloom.config.conditions import check_selection, expand as expanded
 from mergeloom.config.extractors import functions_of_extractor
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
@@ -21,6 +22,7 @@ from mergeloom.config.study import (
     ZEROSHOT,
     check_encoder,
     check_study,
+    check_target,
     functions_of,
     parts_of,
     reads,
@@ -77,6 +79,7 @@ def checked():
     presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
     presets = expanded(presets, schema_named(schemas, "recipes"))
     check_study(config, presets)
+    check_adaptive(presets)
     return roots, presets, read_published(folders)
 
 

@@ -1,7 +1,7 @@
 """What a configuration says across its files: names that must exist, methods, parameters, alpha."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,14 @@ def _check_text_task(name: str, task: Mapping[str, Any]) -> None:
         raise MergeloomError(
             f"{where}: `answers` lack {', '.join(map(repr, missing))}, which the renderer "
             f"{source['rendered']!r} gives"
+        )
+
+
+def check_target(kind: str, name: str, rules: Iterable[str]) -> None:
+    """Say of a sweep or a study that it can be no target of its name, if a rule has it already."""
+    if name in rules:
+        raise MergeloomError(
+            f"{kind} {name!r}: `snakemake {name}` makes something else already; rename it"
         )
 
 
