@@ -11,7 +11,10 @@ from snakemake.exceptions import WorkflowError
 # The library of this workflow, whether or not it is installed, too.
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
+from mergeloom.config.adapters import functions_of as adapter_functions
+from mergeloom.config.adaptive import check_adaptive
 from mergeloom.config.conditions import check_selection, expand as expanded
+from mergeloom.config.extractors import functions_of_extractor
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import (
     FINETUNED,
@@ -19,6 +22,7 @@ from mergeloom.config.study import (
     ZEROSHOT,
     check_encoder,
     check_study,
+    check_target,
     functions_of,
     parts_of,
     reads,
@@ -75,6 +79,7 @@ def checked():
     presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
     presets = expanded(presets, schema_named(schemas, "recipes"))
     check_study(config, presets)
+    check_adaptive(presets)
     return roots, presets, read_published(folders)
 
 
@@ -101,11 +106,16 @@ def at(kind, wildcard):
     return lambda wildcards: preset(kind, getattr(wildcards, wildcard))
 
 
-def model_of(wildcards):
+def model_named(name):
     """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
-    encoder = preset("encoders", wildcards.encoder)
-    inputs = "text" if wildcards.encoder in TEXT_ENCODERS else "image"
+    encoder = preset("encoders", name)
+    inputs = "text" if name in TEXT_ENCODERS else "image"
     return {key: encoder[key] for key in ("family", "architecture", inputs)}
+
+
+def model_of(wildcards):
+    """The same, of the encoder of a path."""
+    return model_named(wildcards.encoder)
 
 
 def model_and_weights(wildcards):
@@ -140,7 +150,11 @@ def code(script, **registry):
         "text_renderer": lambda name: {
             "text_renderer": preset("tasks", name)["source"]["rendered"]
         },
+        "adapter": lambda name: adapter_functions(preset("adapters", name)),
         "recipe": lambda name: parts_of(preset("recipes", name)),
+        "extractor": lambda name: functions_of_extractor(
+            preset("extractors", name), PRESETS
+        ),
     }
 
     @explained

@@ -120,6 +120,13 @@ class Mixture:
         self.keys = [key for key in self.keys if key in self.stacks]
         self._places = {key: place for place, key in enumerate(self.keys)}
 
+    @property
+    def beside(self) -> int:
+        """How many numbers it holds beside the base: task vectors, or their low-rank factors."""
+        factors = {id(d): d for d in self._delegates.values() if isinstance(d, LowRank)}
+        vectors = sum(stack.numel() for stack in self.stacks.values())
+        return vectors + sum(low_rank.size for low_rank in factors.values())
+
     def delegate(self, keys: Iterable[str], supplier: Supplier) -> None:
         """These parameters are asked of another supplier."""
         self._delegates |= dict.fromkeys(keys, supplier)
@@ -243,6 +250,7 @@ class LowRank:
         self._mixture, self._rank = mixture, values.shape[1]
         self._left = left.permute(0, 2, 1).flatten(0, 1).contiguous()  # [K r, o]
         self._right = (values[..., None] * right).flatten(0, 1).contiguous()  # [K r, i]
+        self.size = self._left.numel() + self._right.numel()
 
     def linear(self, key: str, inputs: Tensor, transposed: bool = False) -> Tensor:
         """See `Supplier`."""
