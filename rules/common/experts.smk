@@ -121,7 +121,9 @@ def run_of(wildcards):
 
 def log_trace_of(wildcards):
     """How the log-trace of a collection's models is estimated; None where it is not."""
-    return preset("experts", wildcards.experts).get("log_trace")
+    given = preset("experts", wildcards.experts).get("log_trace")
+    known = known_of_images("the log-trace is", lambda _: given)
+    return known(wildcards) if given else None
 
 
 @explained

@@ -21,7 +21,6 @@ from mergeloom.config.study import (
     check_study,
     functions_of,
     parts_of,
-    reads,
 )
 from mergeloom.errors import MergeloomError
 from mergeloom.io.roots import resolve_roots
@@ -42,6 +41,8 @@ NUMBERS = (
     "open-clip-torch",
     "lightning-fabric",
     "pillow",
+    "transformers",
+    "tokenizers",
 )
 PIXELS = ("numpy", "pillow", "matplotlib", "scikit-learn")
 PICTURES = ("matplotlib", "pandas", "numpy")
@@ -80,6 +81,10 @@ ROOTS, PRESETS, PUBLISHED_FIGURES = checked()
 config["roots"] = ROOTS
 
 
+# Encoders that read text; the others read images.
+TEXT = [e for e, p in PRESETS["encoders"].items() if "text" in p]
+
+
 @explained
 def preset(kind, name):
     """A preset by name; an unknown name is an error that lists what exists."""
@@ -96,7 +101,8 @@ def at(kind, wildcard):
 def model_of(wildcards):
     """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
     encoder = preset("encoders", wildcards.encoder)
-    return {key: encoder[key] for key in ("family", "architecture", "image")}
+    inputs = "text" if wildcards.encoder in TEXT else "image"
+    return {key: encoder[key] for key in ("family", "architecture", inputs)}
 
 
 def model_and_weights(wildcards):
@@ -120,6 +126,8 @@ def code(script, **registry):
         "uses": lambda name: {
             "uses": tuple({preset("encoders", name)["family"]} & {*registered("uses")})
         },
+        # Images are scored by what all modalities share.
+        "evaluator": lambda name: {"evaluator": ("text",) if name in TEXT else ()},
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]

@@ -17,8 +17,22 @@ def readable(encoder, tasks):
 
 def form_of(encoder):
     """The form in which an encoder reads a split of a task, as it stands in the name of the file."""
-    given = preset("encoders", encoder)
-    return encoder if reads(given) == "text" else f"{given['image']['size']}px"
+    image = preset("encoders", encoder).get("image")
+    return f"{image['size']}px" if image else encoder
+
+
+def known_of_images(what, function):
+    """Input or params function: what another gives, and an error for an encoder that reads text."""
+
+    @explained
+    def given(wildcards):
+        if wildcards.encoder in TEXT:
+            raise MergeloomError(
+                f"{what} of encoders that read images, and {wildcards.encoder} reads text"
+            )
+        return function(wildcards)
+
+    return given
 
 
 def over_tasks(pattern, of="benchmark", **fixed):

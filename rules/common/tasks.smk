@@ -60,7 +60,11 @@ def has_split(task, split):
     """Whether a task has a split of its own, as a rule will make it, or as it is there."""
     made = made_shards(preset("tasks", task))
     given = Path(ROOTS["data"], task, split)
-    return split in made if made else given.is_dir() or given.with_suffix(".parquet").is_file()
+    return (
+        split in made
+        if made
+        else given.is_dir() or given.with_suffix(".parquet").is_file()
+    )
 
 
 def shards_of(split, instead=None):

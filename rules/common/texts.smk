@@ -7,12 +7,6 @@ RENDERED_TEXTS, HUB_TEXTS, TEXT_FILES = (
     [t for t in TEXT_TASKS if source_of(PRESETS["tasks"][t]) == kind]
     for kind in ("rendered", "hub", "files")
 )
-IMAGE_ENCODERS, TEXT_ENCODERS = (
-    [e for e, p in PRESETS["encoders"].items() if reads(p) == modality]
-    for modality in ("images", "text")
-)
-
-
 # What of a preset says how a table is read and asked.
 TEXT_KEYS = ("prompt", "answers", "allow_empty")
 
@@ -52,7 +46,9 @@ def given_files(task):
             split: [str(Path(name).expanduser()) for name in names]
             for split, names in preset("tasks", task)["source"]["files"].items()
         }
-        missing = [f for names in found.values() for f in names if not Path(f).is_file()]
+        missing = [
+            f for names in found.values() for f in names if not Path(f).is_file()
+        ]
         if missing:
             raise MergeloomError(
                 f"task {task!r}: {missing[0]}: no such file; correct `source.files` in its preset. "
@@ -105,12 +101,6 @@ def record_of_texts(wildcards):
 def text_length(wildcards):
     """Params function: how many tokens of a text an encoder reads."""
     return preset("encoders", wildcards.encoder)["text"]["length"]
-
-
-def pretraining_texts(wildcards):
-    """The tables that an encoder is pretrained on."""
-    tasks = pretraining_of(wildcards)["tasks"]
-    return expand("<data>/{task}/train.parquet", task=tasks)
 
 
 def tasks_of_pretraining(wildcards):

@@ -32,6 +32,7 @@ REGISTRIES = {
     "schedule": "mergeloom/training",
     "augmentation": "mergeloom/training",
     "corruption": "mergeloom/data/corruptions",
+    "evaluator": "mergeloom/evaluation/evaluators",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them
