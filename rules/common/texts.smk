@@ -114,17 +114,25 @@ def vocabulary_of(wildcards):
     return preset("encoders", wildcards.encoder)["architecture"]["vocab_size"]
 
 
+@explained
 def given_tokenizer(wildcards):
     """The tokenizer beside published weights, where these are files at hand."""
-    weights = Path(preset("encoders", wildcards.encoder)["weights"]["published"])
-    folder = weights if weights.is_dir() else weights.parent
-    return [str(folder / "tokenizer.json")] if weights.exists() else []
+    weights = given_weights(wildcards)
+    if not weights:
+        return []
+    path = Path(weights[0]).parent / "tokenizer.json"
+    if not path.is_file():
+        raise MergeloomError(
+            f"{path}: no such file. The tokenizer of the encoder {wildcards.encoder} belongs beside "
+            "its weights: put the tokenizer.json of the model there."
+        )
+    return [str(path)]
 
 
 def tokenizer_of_hub(wildcards):
     """Params function: the repository and revision that a published encoder's tokenizer is of."""
     encoder = preset("encoders", wildcards.encoder)
     return {
-        "hub": encoder["architecture"]["transformers"],
+        "hub": encoder["architecture"].get("transformers"),
         "revision": encoder["weights"]["published"],
     }

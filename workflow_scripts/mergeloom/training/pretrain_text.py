@@ -89,9 +89,7 @@ def pretrain_text(
     state.unlink(missing_ok=True)
 
 
-def _together(
-    tasks: Sequence[tuple[Path, Path]], family: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+def _together(tasks: Sequence[tuple[Path, Path]], family: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens int32 [n, length], labels int64 [n] and answers int64 [classes, length] of all."""
     tokens, labels, answers = [], [], []
     for train, head in tasks:

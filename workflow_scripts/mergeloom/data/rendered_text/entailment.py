@@ -35,7 +35,10 @@ def facts(kind: str, words: Words, rng: Rng) -> dict[str, str]:
     second = _fact(words, rng, but=first[1:])
     premise = " and ".join(SAYINGS[w][0].format(s=s, v=v) for w, s, v in (first, second))
     if kind == "neutral" and rng.random() < 0.4:
-        return {"premise": premise, "hypothesis": pick(rng, UNSAID).format(s=pick(rng, words.names))}
+        return {
+            "premise": premise,
+            "hypothesis": pick(rng, UNSAID).format(s=pick(rng, words.names)),
+        }
     what, subject, value = _fact(words, rng, but=(first[1], second[1]))
     denied = rng.random() < DENIED[kind]
     if kind != "neutral":
