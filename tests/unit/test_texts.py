@@ -32,9 +32,10 @@ TASK = {"prompt": "Is '{sentence}' good?", "answers": ["no", "yes"], "source": "
 # The prompts of glue_v1, by heart: checkpoints know them to the letter.
 GLUE = {
     "cola": (1043, "Indicate if the following sentence is grammatically correct or not: "
-             "\""{sentence}\". Answere 'acceptable' or 'unacceptable'."),
+             '"{sentence}". ' "Answere 'acceptable' or 'unacceptable'."),
     "mnli": (9815, "Does the premise: '{premise}' logically imply, contradict, or is neutral to "
-             "the hypothesis: '{hypothesis}'? Answere with 'entailment', 'contradiction', or 'neutral'."),
+             "the hypothesis: '{hypothesis}'? Answere with 'entailment', 'contradiction', or "
+             "'neutral'."),
     "mrpc": (408, "Are the following sentences '{sentence1}' and '{sentence2}' conveying the same "
              "meaning? Answere with 'yes' or 'no'."),
     "qnli": (5463, "Given the context: '{sentence}', does the question '{question}' have an answer "
