@@ -150,7 +150,7 @@ def test_a_benchmark_that_no_encoder_reads_is_refused(tasks, message, config, ch
 def test_an_encoder_and_what_it_cannot_read_are_named(config, changed):
     config["benchmarks"] = ["text4"]
     with pytest.raises(
-        MergeloomError, match="'ViT-Nano' reads images, but 'grammar', .* are tasks of texts: take"
+        MergeloomError, match=r"'ViT-Nano' reads images, but 'grammar', .* are tasks of texts: take"
     ):
         check_study(config, changed)
     config["benchmarks"] = ["demo8"]

@@ -1,4 +1,4 @@
-"""Tasks of texts: written, from a hub on loopback, from files; tokens of an encoder; wrong plans."""
+"""Tasks of texts: written, from a hub on loopback, from files; as tokens; wrong plans."""
 
 import io
 import json
@@ -189,11 +189,11 @@ def test_tables_that_lie_there_are_a_task(fresh):
     [
         (
             "results/ViT-Tiny/finetuned/tiny_text/zeroshot.json",
-            "the encoder 'ViT-Tiny' reads images, but 'tiny_grammar', 'tiny_similarity' are tasks of",
+            "the encoder 'ViT-Tiny' reads images, but 'tiny_grammar', 'tiny_similarity' are tasks",
         ),
         (
             "results/T5-Tiny/finetuned/tiny/zeroshot.json",
-            "the encoder 'T5-Tiny' reads texts, but 'tiny_digits', 'tiny_shapes' are tasks of images",
+            "the encoder 'T5-Tiny' reads texts, but 'tiny_digits', 'tiny_shapes' are tasks of i",
         ),
         (
             "models/T5-Tiny/finetuned/tiny_digits/checkpoint.safetensors",
