@@ -11,7 +11,7 @@ import yaml
 
 from mergeloom.data.answers import ANY, answer_texts
 from mergeloom.data.prompts import fields_of
-from mergeloom.data.rendered_text import primer, registry, similarity
+from mergeloom.data.rendered_text import grammar, primer, registry, sentiment, similarity, words
 from mergeloom.data.rendered_text.registry import get_text_renderer, render_texts
 from mergeloom.errors import MergeloomError
 
@@ -82,7 +82,7 @@ def test_prompts_name_fields_of_the_renderer_and_texts_are_plain(name, whole):
 
 
 def test_the_tasks_share_few_hundred_words(whole):
-    words = {
+    used = {
         word
         for name in TEXT4
         for columns in whole[name].values()
@@ -91,8 +91,8 @@ def test_the_tasks_share_few_hundred_words(whole):
         for word in text.split()
     }
     learned = {w for text in whole["primer"]["train"]["text"] for w in text.split()}
-    assert 150 < len(words) < 400
-    assert all(word.endswith("ed") for word in words - learned), "all but wrong past forms"
+    assert 150 < len(used) < 400
+    assert all(word.endswith("ed") for word in used - learned), "all but wrong past forms"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -141,7 +141,7 @@ def test_a_renderer_that_repeats_itself_gives_disjoint_splits_or_says_what_it_ha
 
 
 def test_an_unknown_renderer_lists_what_exists():
-    with pytest.raises(MergeloomError, match="no renderer 'gramar' of texts.* entailment, grammar"):
+    with pytest.raises(MergeloomError, match=r"no renderer 'gramar' of texts.* grammar"):
         get_text_renderer("gramar")
 
 
@@ -149,16 +149,15 @@ def test_acceptable_sentences_agree_and_others_break_some_rule(whole):
     """The rules anew: determiner with noun, verb with subject, forms, order, and a verb at all."""
     singular, plural = {"this", "that", "every", "one"}, {"these", "those", "many", "several"}
     wrong_past = re.compile(r"\b(sleeped|runned|singed|swimmed|seed|taked|finded|holded)\b")
-    verbs = {"sleep", "run", "sing", "swim", "see", "take", "find", "hold"}
-    pasts = {"slept", "ran", "sang", "swam", "saw", "took", "found", "held"}
-    nouns = set("dog cat horse rabbit girl boy teacher doctor ball cup lamp chair table hat coat "
-                "bag".split())  # fmt: skip
-    moods = set("happy sad tired hungry angry calm".split())
+    verbs = {verb.split()[0] for verb in (*grammar.ALONE, *grammar.WITH_OBJECT)}
+    pasts = {verb.split()[1] for verb in (*grammar.ALONE, *grammar.WITH_OBJECT)}
+    nouns = {*words.TASKS.beings, *words.TASKS.things}
+    moods = {*words.MOODS}
     determiners = {"the", *singular, *plural}
 
     def right(sentence):
-        words, determiner, subject, found = sentence.split(), "", None, False
-        for before, word in zip(["", *words], words, strict=False):
+        said, determiner, subject, found = sentence.split(), "", None, False
+        for before, word in zip(["", *said], said, strict=False):
             stem = word.removesuffix("s")
             if word in determiners:
                 if before in determiners:
@@ -225,9 +224,7 @@ def test_similarity_counts_equal_words_and_half_of_nearly_equal_ones(whole):
 
 
 def test_a_review_with_one_clause_says_what_its_words_say(whole):
-    good = set(
-        "good great lovely brilliant charming perfect funny superb loved enjoyed liked".split()
-    )
+    good = {*sentiment.GOOD, *sentiment.LIKED}
     for columns in whole["sentiment"].values():
         for review, label in zip(columns["review"], columns["label"], strict=True):
             decides = re.split(r" although | and ", review)[0].split(" but ")[-1].split()
@@ -235,10 +232,11 @@ def test_a_review_with_one_clause_says_what_its_words_say(whole):
             assert positive == (label == "positive"), review
 
 
-def test_the_primer_copies_fills_in_and_answers_in_the_tasks_forms(whole):
+def test_the_primer_copies_fills_in_and_answers_more_often_right_than_not(whole):
     columns = whole["primer"]["train"]
     assert PRESETS["primer"]["answers"] == ANY
-    right = 0
+    forms = {n: re.sub(r"\\{\w+\\}", ".+", re.escape(p)) for n, p in primer.PROMPTS.items()}
+    same = []
     for text, label in zip(columns["text"], columns["label"], strict=True):
         if text.startswith("Copy: "):
             assert text.removeprefix("Copy: ") == label
@@ -246,12 +244,9 @@ def test_the_primer_copies_fills_in_and_answers_in_the_tasks_forms(whole):
             assert text.split().count("_") == 1
             assert len(label.split()) == 1
         else:
-            name = next(n for n, p in primer.PROMPTS.items() if text.startswith(p.split("{")[0]))
-            name = "entailment" if "Does this imply" in text else name
+            (name,) = (n for n, form in forms.items() if re.fullmatch(form, text))
             assert label in primer.ANSWERS[name]
-            if (
-                name == "similarity"
-                and text.split("0 to 5? ")[1].split(" | ")[0] == text.split(" | ")[1]
-            ):
-                right += label == "5.0"
-    assert right > 0
+            if name == "similarity":
+                first, second = text.removeprefix("How similar, from 0 to 5? ").split(" | ")
+                same += [label == "5.0"] if first == second else []
+    assert 0.6 < sum(same) / len(same) < 0.85

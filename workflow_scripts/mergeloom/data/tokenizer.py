@@ -1,4 +1,4 @@
-"""Tokenizers in the format of the `tokenizers` library, trained here or read; texts as token ids."""
+"""Tokenizers in the format of the `tokenizers` library, trained here or read; texts as tokens."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
