@@ -134,7 +134,7 @@ rule build_head:
     benchmark:
         "<benchmarks>/models/{encoder}/heads/{task}.jsonl"
     wildcard_constraints:
-        encoder=one_of(IMAGE_ENCODERS),
+        encoder=those_of(PRESETS["encoders"], text=False),
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["evaluate"]

@@ -112,7 +112,7 @@ rule split_text_task:
 
 rule build_tokenizer:
     input:
-        train=pretraining_texts,
+        train=of_pretraining_tasks("<data>/{task}/train.parquet"),
     output:
         tokenizer="<models>/{encoder}/tokenizer.json",
         record="<models>/{encoder}/tokenizer.json.provenance.json",
@@ -121,7 +121,7 @@ rule build_tokenizer:
     benchmark:
         "<benchmarks>/models/{encoder}/tokenizer.jsonl"
     wildcard_constraints:
-        encoder=one_of(e for e in TEXT_ENCODERS if e in PRETRAINED),
+        encoder=those_of(PRETRAINED, text=True),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -148,7 +148,7 @@ rule fetch_tokenizer:
     benchmark:
         "<benchmarks>/models/{encoder}/tokenizer.jsonl"
     wildcard_constraints:
-        encoder=one_of(e for e in TEXT_ENCODERS if e in PUBLISHED),
+        encoder=those_of(PUBLISHED, text=True),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -178,7 +178,7 @@ rule tokenize_training_texts:
         "<benchmarks>/cache/{task}/train_{encoder}.jsonl"
     wildcard_constraints:
         task=one_of(TEXT_TASKS),
-        encoder=one_of(TEXT_ENCODERS),
+        encoder=those_of(PRESETS["encoders"], text=True),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -224,7 +224,7 @@ rule build_answers:
         "<benchmarks>/models/{encoder}/heads/{task}.jsonl"
     wildcard_constraints:
         task=one_of(TEXT_TASKS),
-        encoder=one_of(TEXT_ENCODERS),
+        encoder=those_of(PRESETS["encoders"], text=True),
     conda:
         "../envs/environment.yaml"
     resources:

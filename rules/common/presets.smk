@@ -25,7 +25,6 @@ from mergeloom.config.study import (
     check_target,
     functions_of,
     parts_of,
-    reads,
 )
 from mergeloom.errors import MergeloomError
 from mergeloom.io.roots import resolve_roots
