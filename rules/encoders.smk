@@ -134,7 +134,7 @@ rule build_head:
     benchmark:
         "<benchmarks>/models/{encoder}/heads/{task}.jsonl"
     wildcard_constraints:
-        encoder=those_of(PRESETS["encoders"], text=False),
+        encoder=one_of(IMAGE_ENCODERS),
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["evaluate"]

@@ -25,6 +25,7 @@ from mergeloom.config.study import (
     check_target,
     functions_of,
     parts_of,
+    reads,
 )
 from mergeloom.errors import MergeloomError
 from mergeloom.io.roots import resolve_roots
