@@ -18,6 +18,7 @@ from mergeloom.config.study import (
     FINETUNED,
     NAME,
     ZEROSHOT,
+    check_encoder,
     check_study,
     functions_of,
     parts_of,
@@ -41,6 +42,8 @@ NUMBERS = (
     "open-clip-torch",
     "lightning-fabric",
     "pillow",
+    "transformers",
+    "tokenizers",
 )
 PIXELS = ("numpy", "pillow", "matplotlib", "scikit-learn")
 PICTURES = ("matplotlib", "pandas", "numpy")
@@ -79,6 +82,10 @@ ROOTS, PRESETS, PUBLISHED_FIGURES = checked()
 config["roots"] = ROOTS
 
 
+# Encoders that read text; the others read images.
+TEXT = [e for e, p in PRESETS["encoders"].items() if "text" in p]
+
+
 @explained
 def preset(kind, name):
     """A preset by name; an unknown name is an error that lists what exists."""
@@ -95,7 +102,8 @@ def at(kind, wildcard):
 def model_named(name):
     """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
     encoder = preset("encoders", name)
-    return {key: encoder[key] for key in ("family", "architecture", "image")}
+    inputs = "text" if name in TEXT else "image"
+    return {key: encoder[key] for key in ("family", "architecture", inputs)}
 
 
 def model_of(wildcards):
@@ -124,9 +132,14 @@ def code(script, **registry):
         "uses": lambda name: {
             "uses": tuple({preset("encoders", name)["family"]} & {*registered("uses")})
         },
+        # Images are scored by what all modalities share.
+        "evaluator": lambda name: {"evaluator": ("text",) if name in TEXT else ()},
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
+        },
+        "text_renderer": lambda name: {
+            "text_renderer": preset("tasks", name)["source"]["rendered"]
         },
         "recipe": lambda name: parts_of(preset("recipes", name)),
         "extractor": lambda name: functions_of_extractor(

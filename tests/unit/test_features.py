@@ -53,7 +53,7 @@ def resnet(tmp_path):
 
 
 def extract(tmp_path, name, extractor, weights, **given):
-    given = {"encoder": None, "texts": None, "batch_size": 3, "examples": None} | given
+    given = {"encoder": None, "batch_size": 3} | given
     out = tmp_path / "features.safetensors"
     extract_features(
         name=name, extractor=extractor, weights=weights, device="cpu", out=out, metadata={}, **given
@@ -142,7 +142,7 @@ def test_a_sentence_encoder_takes_the_mean_over_a_texts_own_tokens(tmp_path):
     preset = {"sentence_transformers": str(tmp_path)}
     weights = tmp_path / "network.safetensors"
     fetched(preset, weights)
-    out = extract(tmp_path, "tiny", preset, weights, texts=TEXTS)
+    out = extract(tmp_path, "tiny", preset, weights, examples=TEXTS)
     features = read_features(out, rows=4, extractor="tiny")
     expected = mean_of_states(model, TEXTS, 8)
     np.testing.assert_allclose(features.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
