@@ -20,7 +20,7 @@ rule fetch_extractor:
     params:
         extractor=at("extractors", "extractor"),
         origin=origin_of_extractor,
-        code=code("fetch_extractor.py", extractor="{extractor}"),
+        code=code("fetch_extractor.py", fetcher="{extractor}"),
         env=env(NETWORKS),
     message:
         "Fetching the feature extractor {wildcards.extractor}: {params.origin}"

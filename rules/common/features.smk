@@ -4,7 +4,6 @@ from mergeloom.config.extractors import (
     ENCODER,
     choose_extractor,
     modality_of_extractor,
-    source_name,
 )
 
 PUBLISHED_EXTRACTORS = [e for e, p in PRESETS["extractors"].items() if ENCODER not in p]

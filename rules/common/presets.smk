@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
 from mergeloom.config.conditions import check_selection, expand as expanded
-from mergeloom.config.extractors import functions_of_extractor
+from mergeloom.config.extractors import functions_of_extractor, source_name
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import (
     FINETUNED,
@@ -145,6 +145,7 @@ def code(script, **registry):
         "extractor": lambda name: functions_of_extractor(
             preset("extractors", name), PRESETS
         ),
+        "fetcher": lambda name: {"fetcher": source_name(preset("extractors", name))},
     }
 
     @explained

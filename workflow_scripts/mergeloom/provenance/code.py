@@ -34,6 +34,7 @@ REGISTRIES = {
     "corruption": "mergeloom/data/corruptions",
     "evaluator": "mergeloom/evaluation/evaluators",
     "extractor": "mergeloom/features",
+    "fetcher": "mergeloom/features",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them
