@@ -10,6 +10,8 @@ from sandbox import copy_workflow
 RESULTS = "results/adaptive/ViT-Tiny/finetuned/tiny"
 LARGER = "results/adaptive/ViT-Tiny-2/finetuned/tiny"
 MODELS = "models/ViT-Tiny/finetuned/adapted/tiny"
+PRESETS = "tests/workflow/presets/adapters.yaml"
+METHODS = "workflow_scripts/mergeloom/adaptive/methods"
 TARGETS = (
     f"{RESULTS}/tiny_gate",
     f"{RESULTS}/tiny_adamerging_plus_plus",
@@ -103,25 +105,23 @@ def test_before_adaptation_it_is_task_arithmetic_at_0_3(adapted):
         assert before["tasks"][task]["loss"] == pytest.approx(scores["loss"], rel=1e-5)
 
 
-def test_how_it_is_evaluated_adapts_nothing_anew(adapted):
-    preset = "tests/workflow/presets/adapters.yaml"
-    kept = adapted.read(preset)
+@pytest.mark.parametrize(
+    ("path", "old", "new", "planned"),
+    [
+        (PRESETS, "{granularity: sample}", "{granularity: batch}", {"evaluate_adapted": 1}),
+        (PRESETS, "lr: 1.0e-2", "lr: 2.0e-2", {"adapt_model": 1, "evaluate_adapted": 1}),
+        (f"{METHODS}/wemoe.py", "DEVIATION = 0.01", "DEVIATION = 0.02", {}),
+        (f"{METHODS}/gate.py", "1 / math.sqrt(size)", "2 / math.sqrt(size)",
+         {"adapt_model": 1, "evaluate_adapted": 1}),
+    ],
+)  # fmt: skip
+def test_a_change_adapts_anew_what_it_concerns(adapted, path, old, new, planned):
+    kept = adapted.read(path)
     try:
-        adapted.edit(
-            preset, "evaluation: {granularity: sample}", "evaluation: {granularity: batch}"
-        )
-        assert adapted.planned(f"{RESULTS}/tiny_gate.json") == {"evaluate_adapted": 1}
-        (adapted.folder / preset).write_text(kept)
-        adapted.edit(preset, "lr: 1.0e-2", "lr: 2.0e-2")
-        assert adapted.planned(f"{RESULTS}/tiny_gate.json") == {
-            "adapt_model": 1, "evaluate_adapted": 1,
-        }  # fmt: skip
-        (adapted.folder / preset).write_text(kept)
-        method = "workflow_scripts/mergeloom/adaptive/methods/wemoe.py"
-        adapted.edit(method, "DEVIATION = 0.01", "DEVIATION = 0.02")
-        assert adapted.planned(f"{RESULTS}/tiny_gate.json") == {}
+        adapted.edit(path, old, new)
+        assert adapted.planned(f"{RESULTS}/tiny_gate.json") == planned
     finally:
-        (adapted.folder / preset).write_text(kept)
+        (adapted.folder / path).write_text(kept)
 
 
 def test_a_gate_per_layer_of_another_encoder_is_refused(adapted):
