@@ -17,12 +17,14 @@ include: "rules/common/resources.smk"
 include: "rules/common/tasks.smk"
 include: "rules/common/studies.smk"
 include: "rules/common/encoders.smk"
+include: "rules/common/texts.smk"
 include: "rules/common/experts.smk"
 include: "rules/common/mergers.smk"
 include: "rules/common/features.smk"
 include: "rules/common/adaptive.smk"
 include: "rules/common/reports.smk"
 include: "rules/common/conditions.smk"
+include: "rules/common/adaptive_reports.smk"
 
 
 pathvars:
@@ -39,6 +41,7 @@ wildcard_constraints:
     merger=NAME,
     task=NAME,
     sweep=NAME,
+    study=NAME,
     size="[0-9]+",
     other=NAME,
     corruption="[a-z_]+",
@@ -50,6 +53,7 @@ wildcard_constraints:
 
 include: "rules/lock.smk"
 include: "rules/data.smk"
+include: "rules/text.smk"
 include: "rules/encoders.smk"
 include: "rules/training.smk"
 include: "rules/experts.smk"
@@ -65,6 +69,7 @@ include: "rules/inspection.smk"
 include: "rules/robustness.smk"
 include: "rules/conditions.smk"
 include: "rules/adaptive.smk"
+include: "rules/adaptive_report.smk"
 include: "rules/report.smk"
 
 
@@ -166,15 +171,20 @@ rule all:
         "Tables and figures of the configuration"
 
 
-# A sweep of training conditions is a target of its name.
-for sweep in PRESETS["conditions"]:
-    explained(check_target)(sweep, [rule.name for rule in workflow.rules])
+# A sweep of training conditions is a target of its name, and a study of adapters.
+TARGETS = {
+    "conditions": (files_of_sweep, "Tables and figures of the conditions"),
+    "adaptive": (files_of_adaptive, "Tables and figures of the study of adapters"),
+}
+for kind, (files_of_target, words) in TARGETS.items():
+    for target in PRESETS[kind]:
+        explained(check_target)(kind, target, [rule.name for rule in workflow.rules])
 
-    rule:
-        name:
-            sweep
-        input:
-            of_target(sweep),
-        localrule: True
-        message:
-            f"Tables and figures of the conditions {sweep}"
+        rule:
+            name:
+                target
+            input:
+                files_of_target(target),
+            localrule: True
+            message:
+                f"{words} {target}"

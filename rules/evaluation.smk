@@ -29,7 +29,7 @@ rule evaluate_finetuned:
         tasks=tasks_of,
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_finetuned.py", family="{encoder}"),
+        code=code("evaluate_finetuned.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}"
@@ -65,7 +65,7 @@ rule evaluate_zeroshot:
         alpha={"how": "fixed", "value": 0.0},
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_merged.py", family="{encoder}"),
+        code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.encoder} zero-shot on {wildcards.benchmark}"
@@ -97,7 +97,7 @@ use rule evaluate_zeroshot as evaluate_merged with:
         alpha=alpha_of,
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_merged.py", family="{encoder}"),
+        code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder})"
@@ -137,7 +137,9 @@ for selections in filter(None, RUNS):
             collections=with_selections(selections),
             evaluation=config["evaluation"],
             threads=config["threads"]["evaluate"],
-            code=code("evaluate_finetuned.py", family="{encoder}"),
+            code=code(
+                "evaluate_finetuned.py", family="{encoder}", evaluator="{encoder}"
+            ),
             env=env(NUMBERS),
         message:
             "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}, and their selections"
@@ -177,7 +179,7 @@ for selections in filter(None, RUNS):
             alpha=alpha_of,
             evaluation=config["evaluation"],
             threads=config["threads"]["evaluate"],
-            code=code("evaluate_merged.py", family="{encoder}"),
+            code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
             env=env(NUMBERS),
         message:
             "Evaluating {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder}, {wildcards.experts} and selections)"

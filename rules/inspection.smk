@@ -12,7 +12,10 @@ rule inspect_model:
         ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
-        classnames=over_tasks(f"<data>/{{task}}/{CLASSNAMES}"),
+        classnames=known_of_images(
+            "confusion and calibration are",
+            over_tasks(f"<data>/{{task}}/{CLASSNAMES}"),
+        ),
     output:
         counts=f"<results>/{STUDY}/confusion/{{merger}}.json",
     log:

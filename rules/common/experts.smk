@@ -92,7 +92,16 @@ def images_of(split, of=None):
     def paths(wildcards):
         form = form_of(wildcards.encoder)
         undersampled = balancing_of(wildcards) == "undersample"
-        tasks = [wildcards.task] if of is None else tasks_of(wildcards, of)
+        one = of is None
+        tasks = (
+            readable(wildcards.encoder, [wildcards.task])
+            if one
+            else tasks_of(wildcards, of)
+        )
+        if undersampled and wildcards.encoder in TEXT_ENCODERS:
+            raise MergeloomError(
+                f"undersampling is of images, and {wildcards.encoder} reads text: balance by `sampler`"
+            )
         if undersampled:
             check_pretraining(wildcards.encoder, tasks)
         found = [path(task, form, undersampled) for task in tasks]
@@ -121,7 +130,9 @@ def run_of(wildcards):
 
 def log_trace_of(wildcards):
     """How the log-trace of a collection's models is estimated; None where it is not."""
-    return preset("experts", wildcards.experts).get("log_trace")
+    given = preset("experts", wildcards.experts).get("log_trace")
+    known = known_of_images("the log-trace is", lambda _: given)
+    return known(wildcards) if given else None
 
 
 @explained

@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
 from mergeloom.config.adapters import functions_of as adapter_functions
+from mergeloom.config.adaptive import check_adaptive
 from mergeloom.config.conditions import check_selection, expand as expanded
 from mergeloom.config.extractors import functions_of_extractor
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
@@ -19,9 +20,12 @@ from mergeloom.config.study import (
     FINETUNED,
     NAME,
     ZEROSHOT,
+    check_encoder,
     check_study,
+    check_target,
     functions_of,
     parts_of,
+    reads,
 )
 from mergeloom.errors import MergeloomError
 from mergeloom.io.roots import resolve_roots
@@ -42,6 +46,8 @@ NUMBERS = (
     "open-clip-torch",
     "lightning-fabric",
     "pillow",
+    "transformers",
+    "tokenizers",
 )
 PIXELS = ("numpy", "pillow", "matplotlib", "scikit-learn")
 PICTURES = ("matplotlib", "pandas", "numpy")
@@ -73,11 +79,18 @@ def checked():
     presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
     presets = expanded(presets, schema_named(schemas, "recipes"))
     check_study(config, presets)
+    check_adaptive(presets)
     return roots, presets, read_published(folders)
 
 
 ROOTS, PRESETS, PUBLISHED_FIGURES = checked()
 config["roots"] = ROOTS
+
+
+IMAGE_ENCODERS, TEXT_ENCODERS = (
+    [e for e, p in PRESETS["encoders"].items() if reads(p) == modality]
+    for modality in ("images", "text")
+)
 
 
 @explained
@@ -96,7 +109,8 @@ def at(kind, wildcard):
 def model_named(name):
     """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
     encoder = preset("encoders", name)
-    return {key: encoder[key] for key in ("family", "architecture", "image")}
+    inputs = "text" if name in TEXT_ENCODERS else "image"
+    return {key: encoder[key] for key in ("family", "architecture", inputs)}
 
 
 def model_of(wildcards):
@@ -125,9 +139,16 @@ def code(script, **registry):
         "uses": lambda name: {
             "uses": tuple({preset("encoders", name)["family"]} & {*registered("uses")})
         },
+        # Images are scored by what all modalities share.
+        "evaluator": lambda name: {
+            "evaluator": ("text",) if name in TEXT_ENCODERS else ()
+        },
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
+        },
+        "text_renderer": lambda name: {
+            "text_renderer": preset("tasks", name)["source"]["rendered"]
         },
         "adapter": lambda name: adapter_functions(preset("adapters", name)),
         "recipe": lambda name: parts_of(preset("recipes", name)),

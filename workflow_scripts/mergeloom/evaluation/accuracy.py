@@ -1,4 +1,4 @@
-"""Top-1 accuracy and cross-entropy of one model on one task."""
+"""Accuracy and cross-entropy of one model on one task."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mergeloom.errors import MergeloomError
+from mergeloom.evaluation.evaluators import get_evaluator
 from mergeloom.evaluation.examples import Examples
 from mergeloom.evaluation.precision import in_precision
 from mergeloom.models.family import Family
@@ -39,8 +40,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracy (fraction of 1) and mean cross-entropy (nats) over all examples.
 
-    Sums stay on the device until the end, so that a GPU never waits for the processor between two
-    batches.
+    A modality may have an evaluator of its own (`mergeloom.evaluation.evaluators`), which then
+    gives further scores. Of the others the accuracy is that of the highest logits, and sums stay on
+    the device until the end, so that a GPU never waits for the processor between two batches.
 
     Parameters
     ----------
@@ -50,12 +52,25 @@ def evaluate(
 
     Returns
     -------
-    dict with `accuracy`, `loss` and `n`.
+    dict with `accuracy`, `loss`, `n`, and what the modality's own evaluator gives beside them.
 
     Raises
     ------
     MergeloomError – when a logit is not finite.
     """
+    own = get_evaluator(family.modality)
+    if own:
+        return own(
+            family,
+            tower,
+            head,
+            examples,
+            device=device,
+            batch_size=batch_size,
+            precision=precision,
+            counters=counters,
+            around=around,
+        )
     forward = in_precision(tower, precision, device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)

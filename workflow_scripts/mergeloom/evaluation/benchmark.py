@@ -20,6 +20,7 @@ from mergeloom.evaluation.results import (
     result,
 )
 from mergeloom.io.tensors import TensorFile
+from mergeloom.models.answers import Answers
 from mergeloom.models.family import get_family
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,15 @@ class Benchmark:
     def splits(self) -> list[str]:
         """Those of `train`, `val` and `test` that there are."""
         return list(self.examples)
+
+    @property
+    def scored_by(self) -> dict[str, str]:
+        """Tasks whose accuracy is another score, and which one it is."""
+        return {
+            task: head.metric
+            for task, head in self.heads.items()
+            if isinstance(head, Answers) and head.metric == "spearman"
+        }
 
     def classes(self, task: str) -> int:
         """Number of classes of a task."""
@@ -179,6 +189,7 @@ def evaluate_finetuned(
         provenance=provenance,
         precision=precision,
         evaluated_on=evaluated_on,
+        scored_by=benchmark.scored_by,
     )
 
 
@@ -250,6 +261,7 @@ def evaluate_merged(
         provenance=provenance,
         precision=finetuned.get("precision"),
         evaluated_on=evaluated_on,
+        scored_by=benchmark.scored_by,
     )
 
 

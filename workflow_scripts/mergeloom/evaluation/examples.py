@@ -4,13 +4,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from mergeloom.data.decoded import Images, normalise, open_images
 from mergeloom.evaluation.batches import Preprocessing, batches
+from mergeloom.io.tensors import TensorFile
+from mergeloom.models.answers import PAD
 from mergeloom.models.family import get_family
 
-Inputs = Any  # what a family's towers take: of images float32 [b, 3, s, s]
+# What a family's towers take: of images float32 [b, 3, s, s], of texts int64 [b, length].
+Inputs = Any
 
 
 class Examples(Protocol):
@@ -52,8 +56,34 @@ class ImageExamples:
         return normalise(pixels, self._preprocessing["mean"], self._preprocessing["std"])
 
 
+class TextExamples:
+    """Texts as token ids, `tokens` int32 [n, length], and `labels` int64 [n].
+
+    Batches are cut to the longest text in them.
+    """
+
+    def __init__(self, path: str | Path, device: str) -> None:
+        with TensorFile(path) as file:
+            self.tokens, self.labels = file.read("tokens"), file.read("labels")
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """int64 [b, length] and int64 [b]."""
+        for indices in torch.arange(len(self)).split(size):
+            yield self.take(indices), self.labels[indices].to(self._device)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """int64 [b, length]."""
+        tokens = self.tokens[indices]
+        longest = int((tokens != PAD).sum(dim=1).max())
+        return tokens[:, :longest].to(self._device, torch.int64)
+
+
 def open_examples(path: str | Path, encoder: Mapping[str, Any], device: str) -> Examples:
-    """Open a split as an encoder's preset says that it reads it, without reading its inputs."""
-    modality = get_family(encoder["family"]).modality
-    assert modality == "images"
+    """Open a split as an encoder's preset says that it reads it; images are not read yet."""
+    if get_family(encoder["family"]).modality == "text":
+        return TextExamples(path, device)
     return ImageExamples(open_images(Path(path)), encoder["image"], device)

@@ -140,6 +140,15 @@ class Clip:
         """Those of the task's classes."""
         return self.logits(tower, head, inputs)
 
+    def loss(
+        self, tower: "nn.Module", head: "Tensor", inputs: "Tensor", labels: "Tensor"
+    ) -> tuple["Tensor", "Tensor"]:
+        """Cross-entropy of the labels int64 [n], and how many are right."""
+        from torch.nn.functional import cross_entropy
+
+        logits = self.logits(tower, head, inputs)
+        return cross_entropy(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
+
     def features(self, tower: "nn.Module", inputs: "Tensor") -> "Tensor":
         """Image features [n, d], not normalised."""
         features: Tensor = tower(inputs)

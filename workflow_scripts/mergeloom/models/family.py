@@ -52,6 +52,10 @@ class Family(Naming, Protocol):
         """The logits [n, *] whose entropy adaptation at test time lowers."""
         ...
 
+    def loss(self, tower: Any, head: Any, inputs: Any, labels: Any) -> tuple[Any, Any]:
+        """What training lowers, [], a mean over examples; and how many are right, int64 []."""
+        ...
+
     def features(self, tower: Any, inputs: Any) -> Any:
         """What the model makes of n examples before any head: [n, d]."""
         ...

@@ -27,10 +27,12 @@ REGISTRIES = {
     "uses": "mergeloom/models",
     "supplied": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
+    "text_renderer": "mergeloom/data/rendered_text",
     "optimizer": "mergeloom/training",
     "schedule": "mergeloom/training",
     "augmentation": "mergeloom/training",
     "corruption": "mergeloom/data/corruptions",
+    "evaluator": "mergeloom/evaluation/evaluators",
     "adapter": "mergeloom/adaptive/methods",
     "extractor": "mergeloom/features",
 }

@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 
 from mergeloom.io.checksums import sha256
 from mergeloom.io.hub import commit_of, fetch, listing, named
-from mergeloom.models.formats.sources import ADAPTER, CONFIG, OPEN_CLIP
+from mergeloom.models.formats.files import ADAPTER, CONFIG, OPEN_CLIP
 
 
 def download_checkpoint(
