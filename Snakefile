@@ -17,8 +17,11 @@ include: "rules/common/resources.smk"
 include: "rules/common/tasks.smk"
 include: "rules/common/studies.smk"
 include: "rules/common/encoders.smk"
+include: "rules/common/texts.smk"
 include: "rules/common/experts.smk"
 include: "rules/common/mergers.smk"
+include: "rules/common/features.smk"
+include: "rules/common/adaptive.smk"
 include: "rules/common/reports.smk"
 include: "rules/common/conditions.smk"
 include: "rules/common/adaptive_reports.smk"
@@ -43,14 +46,19 @@ wildcard_constraints:
     other=NAME,
     corruption="[a-z_]+",
     severity="[0-9]*",
+    extractor=NAME,
+    adapter=NAME,
+    source=NAME,
 
 
 include: "rules/lock.smk"
 include: "rules/data.smk"
+include: "rules/text.smk"
 include: "rules/encoders.smk"
 include: "rules/training.smk"
 include: "rules/experts.smk"
 include: "rules/vectors.smk"
+include: "rules/features.smk"
 include: "rules/statistics.smk"
 include: "rules/merging.smk"
 include: "rules/evaluation.smk"
@@ -60,6 +68,7 @@ include: "rules/diagnosis.smk"
 include: "rules/inspection.smk"
 include: "rules/robustness.smk"
 include: "rules/conditions.smk"
+include: "rules/adaptive.smk"
 include: "rules/adaptive_report.smk"
 include: "rules/report.smk"
 

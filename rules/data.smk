@@ -125,7 +125,7 @@ rule split_task:
     benchmark:
         "<benchmarks>/cache/{task}/splits.jsonl"
     wildcard_constraints:
-        task=one_of(t for t in PRESETS["tasks"] if t not in RENDERED),
+        task=one_of(t for t in IMAGE_TASKS if t not in RENDERED),
     conda:
         "../envs/environment.yaml"
     threads: threads_of_images

@@ -9,7 +9,7 @@ rule evaluate_finetuned:
         ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         val=validation_images_of_benchmark,
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
     output:
         result=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     log:
@@ -29,7 +29,7 @@ rule evaluate_finetuned:
         tasks=tasks_of,
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_finetuned.py", family="{encoder}"),
+        code=code("evaluate_finetuned.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}"
@@ -42,7 +42,7 @@ rule evaluate_zeroshot:
         base="<models>/{encoder}/base.safetensors",
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         val=validation_images_of_benchmark,
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     output:
         result=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{ZEROSHOT}.json",
@@ -65,7 +65,7 @@ rule evaluate_zeroshot:
         alpha={"how": "fixed", "value": 0.0},
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_merged.py", family="{encoder}"),
+        code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.encoder} zero-shot on {wildcards.benchmark}"
@@ -79,7 +79,7 @@ use rule evaluate_zeroshot as evaluate_merged with:
         merged="<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         val=validation_images_of_benchmark,
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{benchmark}}/{FINETUNED}.json",
     output:
         result="<results>/{encoder}/{experts}/{benchmark}/{merger}.json",
@@ -97,7 +97,7 @@ use rule evaluate_zeroshot as evaluate_merged with:
         alpha=alpha_of,
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_merged.py", family="{encoder}"),
+        code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder})"
@@ -116,7 +116,7 @@ for selections in filter(None, RUNS):
             ),
             heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
             val=validation_images_of_benchmark,
-            test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+            test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
         output:
             **of_selections(f"<results>/{STUDY}/{FINETUNED}.json", selections),
         log:
@@ -137,7 +137,9 @@ for selections in filter(None, RUNS):
             collections=with_selections(selections),
             evaluation=config["evaluation"],
             threads=config["threads"]["evaluate"],
-            code=code("evaluate_finetuned.py", family="{encoder}"),
+            code=code(
+                "evaluate_finetuned.py", family="{encoder}", evaluator="{encoder}"
+            ),
             env=env(NUMBERS),
         message:
             "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}, and their selections"
@@ -152,7 +154,7 @@ for selections in filter(None, RUNS):
             merged=each_merged(MERGED, selections),
             heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
             val=validation_images_of_benchmark,
-            test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
+            test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
             finetuned=each(f"<results>/{STUDY}/{FINETUNED}.json", selections),
         output:
             **of_selections(f"<results>/{STUDY}/{{merger}}.json", selections),
@@ -177,7 +179,7 @@ for selections in filter(None, RUNS):
             alpha=alpha_of,
             evaluation=config["evaluation"],
             threads=config["threads"]["evaluate"],
-            code=code("evaluate_merged.py", family="{encoder}"),
+            code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
             env=env(NUMBERS),
         message:
             "Evaluating {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder}, {wildcards.experts} and selections)"

@@ -4,7 +4,7 @@
 rule export_model:
     input:
         base="<models>/{encoder}/base.safetensors",
-        merged=one_merged_model,
+        merged=known_of_images("exports are", one_merged_model),
         result="<results>/{encoder}/{experts}/{benchmark}/{merger}.json",
         checkpoints=over_tasks(
             "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"
@@ -27,7 +27,7 @@ rule export_model:
         encoder=model_of,
         tasks=tasks_of,
         code=code("export_model.py", family="{encoder}"),
-        env=env((*NUMBERS, "transformers")),
+        env=env(NUMBERS),
     message:
         "Exporting {wildcards.merger} on {wildcards.benchmark} ({wildcards.encoder}) for {wildcards.format}"
     script:

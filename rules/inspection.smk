@@ -11,8 +11,11 @@ rule inspect_model:
             over_tasks("<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"),
         ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors"),
-        classnames=over_tasks(f"<data>/{{task}}/{CLASSNAMES}"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
+        classnames=known_of_images(
+            "confusion and calibration are",
+            over_tasks(f"<data>/{{task}}/{CLASSNAMES}"),
+        ),
     output:
         counts=f"<results>/{STUDY}/confusion/{{merger}}.json",
     log:

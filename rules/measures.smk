@@ -67,7 +67,7 @@ for selections in dict.fromkeys([(), *RUNS]):
             heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
             train=traced_images,
             test=if_task_arithmetic(
-                over_tasks("<cache>/{task}/test_{size}px.safetensors")
+                over_tasks("<cache>/{task}/test_{form}.safetensors")
             ),
         output:
             **of_selections(MEASURES, selections),

@@ -50,7 +50,9 @@ rule merge_by_stage:
         task_vectors=over_tasks(
             "<models>/{encoder}/{experts}/{task}/task_vector.safetensors"
         ),
-        images=training_images_of_benchmark,
+        images=known_of_images(
+            "merging layer by layer is", training_images_of_benchmark
+        ),
     output:
         merged="<models>/{encoder}/{experts}/merged/{benchmark}/{merger}.safetensors",
     log:

@@ -36,7 +36,10 @@ use rule evaluate_finetuned as evaluate_finetuned_on_corrupted with:
             "<models>/{encoder}/{experts}/{task}/checkpoint.safetensors"
         ),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        test=over_tasks(f"<cache>/{{task}}/test_{{size}}px_{CORRUPTED}.safetensors"),
+        test=known_of_images(
+            "corruptions are",
+            over_tasks(f"<cache>/{{task}}/test_{{form}}_{CORRUPTED}.safetensors"),
+        ),
     output:
         result=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.json",
     log:
@@ -54,7 +57,7 @@ use rule evaluate_finetuned as evaluate_finetuned_on_corrupted with:
         },
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_finetuned.py", family="{encoder}"),
+        code=code("evaluate_finetuned.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating the {wildcards.experts} experts of {wildcards.encoder} on {wildcards.benchmark}, {wildcards.corruption} {wildcards.severity}"
@@ -66,7 +69,10 @@ use rule evaluate_zeroshot as evaluate_on_corrupted with:
         merged=of_merger(MERGED),
         chosen=of_merger(RESULT),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
-        test=over_tasks(f"<cache>/{{task}}/test_{{size}}px_{CORRUPTED}.safetensors"),
+        test=known_of_images(
+            "corruptions are",
+            over_tasks(f"<cache>/{{task}}/test_{{form}}_{CORRUPTED}.safetensors"),
+        ),
         finetuned=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{FINETUNED}.json",
     output:
         result=f"<results>/{STUDY}/corrupted/{CORRUPTED}/{{merger}}.json",
@@ -88,7 +94,7 @@ use rule evaluate_zeroshot as evaluate_on_corrupted with:
         },
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_merged.py", family="{encoder}"),
+        code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.merger} on {wildcards.benchmark}, {wildcards.corruption} {wildcards.severity} ({wildcards.encoder})"
@@ -100,7 +106,7 @@ use rule evaluate_zeroshot as evaluate_on_other_tasks with:
         merged=merged_for_all,
         chosen=of_merger(RESULT),
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors", of="other"),
-        test=over_tasks("<cache>/{task}/test_{size}px.safetensors", of="other"),
+        test=over_tasks("<cache>/{task}/test_{form}.safetensors", of="other"),
         finetuned=f"<results>/{{encoder}}/{{experts}}/{{other}}/{FINETUNED}.json",
     output:
         result=f"<results>/{STUDY}/on/{{other}}/{{merger}}.json",
@@ -125,7 +131,7 @@ use rule evaluate_zeroshot as evaluate_on_other_tasks with:
         },
         evaluation=config["evaluation"],
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_merged.py", family="{encoder}"),
+        code=code("evaluate_merged.py", family="{encoder}", evaluator="{encoder}"),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.merger} of {wildcards.benchmark} on {wildcards.other} ({wildcards.encoder})"

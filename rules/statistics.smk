@@ -7,7 +7,7 @@ rule estimate_fisher:
         base="<models>/{encoder}/base.safetensors",
         task_vector="<models>/{encoder}/{experts}/{task}/task_vector.safetensors",
         head="<models>/{encoder}/heads/{task}.safetensors",
-        images=training_images,
+        images=known_of_images("Fisher information is", training_images),
     output:
         fisher="<models>/{encoder}/{experts}/{task}/fisher.safetensors",
     log:
@@ -38,7 +38,7 @@ rule collect_grams:
     input:
         base="<models>/{encoder}/base.safetensors",
         task_vector="<models>/{encoder}/{experts}/{task}/task_vector.safetensors",
-        images=training_images,
+        images=known_of_images("Gram matrices are", training_images),
     output:
         gram="<models>/{encoder}/{experts}/{task}/gram.safetensors",
     log:

@@ -28,7 +28,12 @@ rule finetune_task:
         seed=seed_of,
         batch_size=config["evaluation"]["batch_size"],
         threads=config["threads"]["finetune"],
-        code=code("finetune_task.py", family="{encoder}", recipe=recipe_name),
+        code=code(
+            "finetune_task.py",
+            family="{encoder}",
+            evaluator="{encoder}",
+            recipe=recipe_name,
+        ),
         env=env(NUMBERS),
     message:
         "Fine-tuning {wildcards.encoder} on {wildcards.task} ({wildcards.experts})"
@@ -77,6 +82,7 @@ for selections in filter(None, RUNS):
             code=code(
                 "finetune_with_selections.py",
                 family="{encoder}",
+                evaluator="{encoder}",
                 uses="{encoder}",
                 recipe=recipe_name,
             ),

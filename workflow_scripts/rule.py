@@ -22,7 +22,7 @@ from mergeloom.provenance.record import SIDECAR, as_metadata, fingerprint, recor
 
 # Recorded in every artifact, whether or not this job's numbers depend on them.
 PACKAGES = ("torch", "numpy", "scipy", "tensorly", "safetensors", "open-clip-torch",
-            "transformers", "huggingface-hub",
+            "transformers", "tokenizers", "huggingface-hub",
             "lightning-fabric", "pillow", "matplotlib", "pandas", "scikit-learn")  # fmt: skip
 # Params that are no configuration: digests of code, software and the state of given files, what
 # messages say, and what else a job makes.

@@ -9,20 +9,28 @@ def pretraining_of(wildcards):
     return preset("encoders", wildcards.encoder)["weights"]["pretrain"]
 
 
-# What ends the name of a file of weights, and no tag of open_clip.
+# What ends the name of a file of weights, and no tag of open_clip or revision of a repository.
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
 @explained
 def given_weights(wildcards):
-    """The file that published weights come from, where it is one at hand and not a tag of the hub."""
+    """The files that published weights come from, where they are at hand and not of the hub."""
     weights = preset("encoders", wildcards.encoder)["weights"]["published"]
     if Path(weights).is_file():
         return [weights]
+    text = wildcards.encoder in TEXT_ENCODERS
+    if text and Path(weights).is_dir():
+        return sorted(str(file) for file in Path(weights).iterdir() if file.is_file())
     if "/" in weights or weights.endswith(WEIGHTS):
+        instead = (
+            "a revision of the repository that architecture.transformers names"
+            if text
+            else "a tag of open_clip (`python -m open_clip.pretrained`)"
+        )
         raise MergeloomError(
             f"{weights}: no such file. It is weights.published of the encoder {wildcards.encoder}: put "
-            "the file there, or set the key to a tag of open_clip (`python -m open_clip.pretrained`)."
+            f"the file there, or set the key to {instead}."
         )
     return []
 
@@ -30,7 +38,8 @@ def given_weights(wildcards):
 def origin_of_encoder(wildcards):
     """Which architecture and weights a published encoder has, in words."""
     encoder = preset("encoders", wildcards.encoder)
-    architecture = encoder["architecture"].get("open_clip", "its own architecture")
+    named = (encoder["architecture"].get(key) for key in ("open_clip", "transformers"))
+    architecture = next(filter(None, named), "its own architecture")
     return f"{architecture}, {encoder['weights']['published']}"
 
 
@@ -43,7 +52,11 @@ def of_pretraining_tasks(pattern):
     """Input function: the pattern for every task that the encoder is pretrained on."""
 
     def paths(wildcards):
-        size = preset("encoders", wildcards.encoder)["image"]["size"]
-        return expand(pattern, task=pretraining_of(wildcards)["tasks"], size=size)
+        return expand(
+            pattern,
+            task=pretraining_of(wildcards)["tasks"],
+            form=form_of(wildcards.encoder),
+            encoder=wildcards.encoder,
+        )
 
     return paths

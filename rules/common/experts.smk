@@ -65,32 +65,42 @@ def check_pretraining(encoder, tasks):
             )
 
 
+def as_balanced(split, task, undersampled):
+    """A split as it stands in a path: `undersample/val`, where a balanced collection has its own.
+
+    A task with a split of its own for validation keeps that as it is.
+    """
+    drawn = split == "train" or (split == "val" and not has_split(task, split))
+    return f"undersample/{split}" if undersampled and drawn else split
+
+
 def images_of(split, of=None):
     """Input function: a decoded split, `train` or `val`, as a collection's balancing has it.
 
-    Of the task of the path, or of every task of the benchmark that the wildcard `of` names. A task
-    with a split of its own for validation keeps that as it is.
+    Of the task of the path, or of every task of the benchmark that the wildcard `of` names.
     """
 
-    def path(task, size, undersampled):
-        drawn = split == "train" or not has_split(task, split)
-        folder = "undersample/" if undersampled and drawn else ""
+    def path(task, form, undersampled):
         return expand(
-            "<cache>/{task}/{folder}{split}_{size}px.safetensors",
+            "<cache>/{task}/{split}_{form}.safetensors",
             task=task,
-            folder=folder,
-            split=split,
-            size=size,
+            split=as_balanced(split, task, undersampled),
+            form=form,
         )[0]
 
     @explained
     def paths(wildcards):
-        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        form = form_of(wildcards.encoder)
         undersampled = balancing_of(wildcards) == "undersample"
-        tasks = [wildcards.task] if of is None else tasks_of(wildcards, of)
+        one = of is None
+        tasks = (
+            readable(wildcards.encoder, [wildcards.task])
+            if one
+            else tasks_of(wildcards, of)
+        )
         if undersampled:
             check_pretraining(wildcards.encoder, tasks)
-        found = [path(task, size, undersampled) for task in tasks]
+        found = [path(task, form, undersampled) for task in tasks]
         return found[0] if of is None else found
 
     return paths
@@ -116,7 +126,9 @@ def run_of(wildcards):
 
 def log_trace_of(wildcards):
     """How the log-trace of a collection's models is estimated; None where it is not."""
-    return preset("experts", wildcards.experts).get("log_trace")
+    given = preset("experts", wildcards.experts).get("log_trace")
+    known = known_of_images("the log-trace is", lambda _: given)
+    return known(wildcards) if given else None
 
 
 @explained

@@ -11,17 +11,21 @@ from snakemake.exceptions import WorkflowError
 # The library of this workflow, whether or not it is installed, too.
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
+from mergeloom.config.adapters import functions_of as adapter_functions
 from mergeloom.config.adaptive import check_adaptive
 from mergeloom.config.conditions import check_selection, expand as expanded
+from mergeloom.config.extractors import functions_of_extractor
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import (
     FINETUNED,
     NAME,
     ZEROSHOT,
+    check_encoder,
     check_study,
     check_target,
     functions_of,
     parts_of,
+    reads,
 )
 from mergeloom.errors import MergeloomError
 from mergeloom.io.roots import resolve_roots
@@ -42,6 +46,8 @@ NUMBERS = (
     "open-clip-torch",
     "lightning-fabric",
     "pillow",
+    "transformers",
+    "tokenizers",
 )
 PIXELS = ("numpy", "pillow", "matplotlib", "scikit-learn")
 PICTURES = ("matplotlib", "pandas", "numpy")
@@ -81,6 +87,12 @@ ROOTS, PRESETS, PUBLISHED_FIGURES = checked()
 config["roots"] = ROOTS
 
 
+IMAGE_ENCODERS, TEXT_ENCODERS = (
+    [e for e, p in PRESETS["encoders"].items() if reads(p) == modality]
+    for modality in ("images", "text")
+)
+
+
 @explained
 def preset(kind, name):
     """A preset by name; an unknown name is an error that lists what exists."""
@@ -94,10 +106,16 @@ def at(kind, wildcard):
     return lambda wildcards: preset(kind, getattr(wildcards, wildcard))
 
 
-def model_of(wildcards):
+def model_named(name):
     """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
-    encoder = preset("encoders", wildcards.encoder)
-    return {key: encoder[key] for key in ("family", "architecture", "image")}
+    encoder = preset("encoders", name)
+    inputs = "text" if name in TEXT_ENCODERS else "image"
+    return {key: encoder[key] for key in ("family", "architecture", inputs)}
+
+
+def model_of(wildcards):
+    """The same, of the encoder of a path."""
+    return model_named(wildcards.encoder)
 
 
 def model_and_weights(wildcards):
@@ -116,15 +134,27 @@ def code(script, **registry):
         "merger": lambda name: functions_of(preset("mergers", name)),
         "family": lambda name: {"family": preset("encoders", name)["family"]},
         "stages": lambda name: {"stages": preset("encoders", name)["family"]},
+        "supplied": lambda name: {"supplied": preset("encoders", name)["family"]},
         # Families without bare parameters have none.
         "uses": lambda name: {
             "uses": tuple({preset("encoders", name)["family"]} & {*registered("uses")})
+        },
+        # Images are scored by what all modalities share.
+        "evaluator": lambda name: {
+            "evaluator": ("text",) if name in TEXT_ENCODERS else ()
         },
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
         },
+        "text_renderer": lambda name: {
+            "text_renderer": preset("tasks", name)["source"]["rendered"]
+        },
+        "adapter": lambda name: adapter_functions(preset("adapters", name)),
         "recipe": lambda name: parts_of(preset("recipes", name)),
+        "extractor": lambda name: functions_of_extractor(
+            preset("extractors", name), PRESETS
+        ),
     }
 
     @explained

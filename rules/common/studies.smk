@@ -3,22 +3,49 @@
 
 def tasks_of(wildcards, of="benchmark"):
     """The tasks of a benchmark; the other names of the path must exist, too."""
-    preset("encoders", wildcards.encoder)
     preset("experts", wildcards.experts)
-    return preset("benchmarks", getattr(wildcards, of))
+    return readable(wildcards.encoder, preset("benchmarks", getattr(wildcards, of)))
+
+
+@explained
+def readable(encoder, tasks):
+    """The tasks, all of which an encoder must be able to read."""
+    given = {task: preset("tasks", task) for task in tasks}
+    check_encoder(encoder, preset("encoders", encoder), tasks, given)
+    return tasks
+
+
+def form_of(encoder):
+    """The form in which an encoder reads a split of a task, as it stands in the name of the file."""
+    given = preset("encoders", encoder)
+    return encoder if reads(given) == "text" else f"{given['image']['size']}px"
+
+
+def known_of_images(what, function):
+    """Input or params function: what another gives, and an error for an encoder that reads text."""
+
+    @explained
+    def given(wildcards):
+        if wildcards.encoder in TEXT_ENCODERS:
+            raise MergeloomError(
+                f"{what} of encoders that read images, and {wildcards.encoder} reads text"
+            )
+        return function(wildcards)
+
+    return given
 
 
 def over_tasks(pattern, of="benchmark", **fixed):
-    """Input function: the pattern for every task of a benchmark; `{size}` is the encoder's.
+    """Input function: the pattern for every task of a benchmark; `{form}` is the encoder's.
 
     Further names in the pattern are given as values, or as functions of the wildcards.
     """
 
     def paths(wildcards):
-        size = preset("encoders", wildcards.encoder)["image"]["size"]
+        form = form_of(wildcards.encoder)
         given = {k: v(wildcards) if callable(v) else v for k, v in fixed.items()}
         return expand(
-            pattern, task=tasks_of(wildcards, of), size=size, **{**wildcards, **given}
+            pattern, task=tasks_of(wildcards, of), form=form, **{**wildcards, **given}
         )
 
     return paths

@@ -1,12 +1,16 @@
-# Where the images of a task come from, and its shards.
+# Where the examples of a task come from; of images, its shards.
 
 from mergeloom.data.image_folder import splits_of, state_of
-from mergeloom.data.layout import made_shards, source_of
+from mergeloom.data.layout import made_shards, modality_of, source_of
 from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
 
-# Tasks by where their images come from; those given as shards are in none.
+IMAGE_TASKS, TEXT_TASKS = (
+    [t for t, p in PRESETS["tasks"].items() if modality_of(p) == modality]
+    for modality in ("images", "text")
+)
+# Tasks of images by where they come from; those given as shards are in none.
 RENDERED, HUB, FOLDERS = (
-    [t for t, p in PRESETS["tasks"].items() if source_of(p) == kind]
+    [t for t in IMAGE_TASKS if source_of(PRESETS["tasks"][t]) == kind]
     for kind in ("rendered", "hub", "folder")
 )
 
@@ -55,7 +59,12 @@ def state_of_folder(task):
 def has_split(task, split):
     """Whether a task has a split of its own, as a rule will make it, or as it is there."""
     made = made_shards(preset("tasks", task))
-    return split in made if made else Path(ROOTS["data"], task, split).is_dir()
+    given = Path(ROOTS["data"], task, split)
+    return (
+        split in made
+        if made
+        else given.is_dir() or given.with_suffix(".parquet").is_file()
+    )
 
 
 def shards_of(split, instead=None):

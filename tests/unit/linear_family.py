@@ -22,6 +22,8 @@ IMAGE = {"size": 2, "mean": [0.0] * 3, "std": [1 / 255] * 3}
 class Linear:
     """A family whose tower is one matrix: features of an image are W · its red values."""
 
+    modality = "images"
+
     def kind(self, key, shape):
         return "frozen" if key == "text" else "matrix"
 
@@ -32,6 +34,9 @@ class Linear:
 
     def tower_weights(self, tower):
         return {"weight": tower.weight}
+
+    def read_head(self, file, device):
+        return file.read("weight").to(device)
 
     def logits(self, tower, head, images):
         return tower(images[:, 0].flatten(1)) @ head.T

@@ -263,3 +263,20 @@ def test_parameters_and_inputs_are_read_without_running_the_module(scripts):
 )
 def test_every_script_has_a_digest(script):
     assert len(code.digest(script)) == 16
+
+
+def test_editing_one_source_of_extractors_leaves_the_others_alone(scripts):
+    before = {
+        name: digest("extract_features.py", scripts, extractor=name)
+        for name in ("timm", "transformers", "package")
+    }
+    edit(
+        scripts / "mergeloom/features/timm_networks.py",
+        "pretrained=False, num_classes=0",
+        "num_classes=0",
+    )
+    changed = {
+        name for name, was in before.items()
+        if digest("extract_features.py", scripts, extractor=name) != was
+    }  # fmt: skip
+    assert changed == {"timm"}

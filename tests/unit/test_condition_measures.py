@@ -159,7 +159,7 @@ def test_the_training_images_are_those_of_the_split_train(files, measured):
     test images."""
     measures = measures_of(files)
     for task in TASKS:
-        measures.benchmark.images["train"][task].labels[:] = 3
+        measures.benchmark.examples["train"][task].labels[:] = 3
     found = measure(files, 1.0, measures=measures)
     assert found["scaled"]["b"]["train"]["accuracy"] == 0.25
     assert found["scaled"]["b"]["test"]["accuracy"] == 1.0

@@ -16,6 +16,7 @@ from mergeloom.evaluation import benchmark as evaluation_benchmark
 from mergeloom.evaluation.accuracy import evaluate
 from mergeloom.evaluation.batches import batches
 from mergeloom.evaluation.benchmark import Benchmark, evaluate_finetuned, evaluate_merged
+from mergeloom.evaluation.examples import ImageExamples
 from mergeloom.evaluation.inspection import inspection
 from mergeloom.evaluation.models import MergedModel, finetuned_models
 from mergeloom.evaluation.precision import resolve_precision
@@ -86,7 +87,7 @@ def test_accuracy_and_loss_are_the_formulas(batch_size):
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     scores = evaluate(
         Linear(), tower, torch.tensor(head, dtype=torch.float32),
-        Images(torch.tensor(pixels), torch.tensor(labels)), IMAGE,
+        ImageExamples(Images(torch.tensor(pixels), torch.tensor(labels)), IMAGE, "cpu"),
         device="cpu", batch_size=batch_size,
     )  # fmt: skip
     assert scores["n"] == 10
@@ -138,7 +139,7 @@ def test_test_data_has_no_say_in_alpha(benchmark, files, finetuned):
     alpha = {"how": "search", "grid": [0.1, 0.4, 1.0, 2.0]}
     before = merged(benchmark, files, finetuned, alpha)["alpha"]
     for task in "ab":
-        benchmark.images["test"][task].labels[:] = 3
+        benchmark.examples["test"][task].labels[:] = 3
     after = merged(benchmark, files, finetuned, alpha)
     assert after["alpha"] == before
     assert after["average"]["accuracy"] < 0.3
@@ -405,10 +406,13 @@ def test_the_model_at_any_alpha_has_the_weights_of_the_merged_file(files, dtype)
 
 def test_many_alphas_open_and_decode_the_images_once(files, finetuned, monkeypatch):
     opened = []
-    original = evaluation_benchmark.open_images
-    monkeypatch.setattr(
-        evaluation_benchmark, "open_images", lambda path: opened.append(path) or original(path)
-    )
+    original = evaluation_benchmark.open_examples
+
+    def opening(path, *of):
+        opened.append(path)
+        return original(path, *of)
+
+    monkeypatch.setattr(evaluation_benchmark, "open_examples", opening)
     grid = [index / 10 for index in range(10)]
     found = merged(benchmark_of(files), files, finetuned, {"how": "search", "grid": grid})
     assert len(found["alpha"]["curve"]) == 10

@@ -15,7 +15,8 @@ from mergeloom.data.decoded import decode
 from mergeloom.data.hold_out import hold_out
 from mergeloom.data.shards import Sample
 from mergeloom.data.split_record import indices_of
-from mergeloom.data.splits import content_of, not_to_validate, split_task
+from mergeloom.data.overlaps import not_to_validate
+from mergeloom.data.splits import content_of, split_task
 from mergeloom.errors import MergeloomError
 from mergeloom.io.jsonfile import write_json
 
@@ -93,7 +94,7 @@ def test_what_occurs_twice_in_train_or_in_test_never_validates():
 def test_too_few_images_to_draw_from_are_an_error():
     with pytest.raises(MergeloomError, match=r"t: .* a tenth of the 9 .* only 0 .*split `val`"):
         hold_out(9, 0, [], "t")
-    with pytest.raises(MergeloomError, match=r"a tenth of the 100 training images, but only 4 "):
+    with pytest.raises(MergeloomError, match=r"a tenth of the 100 training examples, but only 4 "):
         hold_out(100, 0, range(4, 100), "t")
 
 

@@ -13,10 +13,10 @@ from mergeloom.data.decoded import decode, open_images
 from mergeloom.data.shards import write_lines, write_shard
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.accuracy import evaluate
+from mergeloom.evaluation.examples import open_examples
 from mergeloom.evaluation.head import build_head
 from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models.family import get_family
-from mergeloom.training import finetune as finetuning
 from mergeloom.training import loop
 from mergeloom.training.candidates import Candidates
 from mergeloom.training.finetune import finetune
@@ -133,8 +133,8 @@ def test_the_recorded_validation_accuracy_is_that_of_the_checkpoint(undisturbed,
     ):
         tower = family.build_tower(ENCODER["architecture"], {k: file[k] for k in file})
         scores = evaluate(
-            family, tower.eval(), head["weight"], open_images(task / "val.safetensors"),
-            ENCODER["image"], device="cpu", batch_size=3,
+            family, tower.eval(), head["weight"],
+            open_examples(task / "val.safetensors", ENCODER, "cpu"), device="cpu", batch_size=3,
         )  # fmt: skip
     rows = pd.read_parquet(undisturbed[1] / "training.parquet")
     assert scores["accuracy"] == rows["val_accuracy"].iloc[-1]
@@ -206,7 +206,7 @@ def count_batches(monkeypatch):
         seen.append(1)
         return cross_entropy(*arguments)
 
-    monkeypatch.setattr(finetuning, "cross_entropy", counted)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", counted)
     return seen
 
 
@@ -318,8 +318,8 @@ def test_a_selected_checkpoint_is_that_of_the_epoch_that_the_curve_says(selected
         tower = family.build_tower(ENCODER["architecture"], weights)
         with TensorFile(encoder[1]) as file:
             scores = evaluate(
-                family, tower.eval(), file.read("weight"), open_images(task / "val.safetensors"),
-                ENCODER["image"], device="cpu", batch_size=8,
+                family, tower.eval(), file.read("weight"),
+                open_examples(task / "val.safetensors", ENCODER, "cpu"), device="cpu", batch_size=8,
             )  # fmt: skip
         row = rows[rows["epoch"] == epoch].iloc[0]
         assert scores["accuracy"] == row["val_accuracy"]
@@ -419,8 +419,8 @@ def test_a_lost_epoch_that_is_computed_otherwise_leaves_the_weights_of_the_one_s
     tower = get_family("clip").build_tower(ENCODER["architecture"], weights).eval()
     with TensorFile(encoder[1]) as file:
         scores = evaluate(
-            get_family("clip"), tower, file.read("weight"), open_images(task / "val.safetensors"),
-            ENCODER["image"], device="cpu", batch_size=8,
+            get_family("clip"), tower, file.read("weight"),
+            open_examples(task / "val.safetensors", ENCODER, "cpu"), device="cpu", batch_size=8,
         )  # fmt: skip
     assert scores["loss"] == pytest.approx(rows["val_loss"][2], rel=1e-12)
     assert rows["val_loss"].nunique() == 5

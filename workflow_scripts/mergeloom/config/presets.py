@@ -23,15 +23,9 @@ from mergeloom.errors import MergeloomError
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 KINDS = (
-    "tasks",
-    "encoders",
-    "benchmarks",
-    "mergers",
-    "recipes",
-    "experts",
-    "conditions",
-    "adaptive",
-)
+    "tasks", "encoders", "benchmarks", "mergers", "recipes", "experts", "extractors", "conditions",
+    "adapters", "adaptive",
+)  # fmt: skip
 
 
 class _Loader(_LOADER):

@@ -1,12 +1,16 @@
 """What a configuration says across its files: names that must exist, methods, parameters, alpha."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergeloom.config.adapters import check_adapter
+from mergeloom.config.extractors import ENCODER, check_extractor
 from mergeloom.config.presets import choose
-from mergeloom.data.layout import check_names, source_of
+from mergeloom.data.answers import ANY, answer_texts
+from mergeloom.data.layout import check_names, modality_of, source_of
+from mergeloom.data.prompts import fields_of
 from mergeloom.errors import MergeloomError
 from mergeloom.merging.parameters import check_parameters
 from mergeloom.provenance.code import lookup, registered
@@ -58,9 +62,12 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
     for benchmark, tasks in presets["benchmarks"].items():
         for task in tasks:
             refer("tasks", task, f"benchmark {benchmark!r}")
+        check_modalities(f"benchmark {benchmark!r}", tasks, presets["tasks"])
     for name, task in presets["tasks"].items():
         source = task["source"]
-        if source_of(task) == "rendered":
+        if modality_of(task) == "text":
+            _check_text_task(name, task)
+        elif source_of(task) == "rendered":
             _look_up("renderer", source["rendered"], f"task {name!r}")
         elif source_of(task) == "hub":
             check_names(source.get("names", []), task["classnames"], f"task {name!r}")
@@ -84,6 +91,20 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
                 )
             for task in pretraining["tasks"]:
                 refer("tasks", task, f"encoder {name!r}")
+            check_encoder(name, encoder, pretraining["tasks"], presets["tasks"])
+    for encoder in config["encoders"]:
+        for benchmark in config["benchmarks"]:
+            tasks = presets["benchmarks"][benchmark]
+            check_encoder(encoder, presets["encoders"][encoder], tasks, presets["tasks"])
+    for name, extractor in presets["extractors"].items():
+        if ENCODER in extractor:
+            refer("encoders", extractor[ENCODER], f"extractor {name!r}")
+    for name, encoder in presets["encoders"].items():
+        if "extractor" in encoder:
+            try:
+                check_extractor(encoder["extractor"], name, presets)
+            except MergeloomError as error:
+                raise MergeloomError(f"encoder {name!r}: {error}") from None
     for name, experts in presets["experts"].items():
         if "recipe" in experts:
             refer("recipes", experts["recipe"], f"experts {name!r}")
@@ -98,6 +119,8 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
             raise MergeloomError(f"recipe {name!r}: {error}") from None
     for name, merger in presets["mergers"].items():
         _check_merger(name, merger)
+    for name, adapter in presets["adapters"].items():
+        check_adapter(name, adapter, presets)
     for name, sweep in presets["conditions"].items():
         for kind in ("encoder", "benchmark"):
             refer(f"{kind}s", sweep[kind], f"conditions {name!r}")
@@ -115,6 +138,71 @@ def check_target(kind: str, name: str, rules: Iterable[str]) -> None:
     if name in rules:
         raise MergeloomError(
             f"{kind} {name!r}: `snakemake {name}` makes something else already; rename it"
+        )
+
+
+def check_modalities(where: str, names: Sequence[str], tasks: Mapping[str, Any]) -> None:
+    """Raise MergeloomError if some of the tasks called `names` are of texts and others of images,
+    or one has no answers that could be told apart."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(modality_of(tasks[name]), []).append(name)
+        if tasks[name].get("answers") == ANY:
+            raise MergeloomError(
+                f"{where}: the task {name!r} has `answers: any`; a model can be pretrained on it, "
+                "but not be evaluated: give it a list of answers, or leave it out"
+            )
+    if len(kinds) > 1:
+        raise MergeloomError(
+            f"{where}: mixes tasks of images ({', '.join(kinds['images'])}) and of texts "
+            f"({', '.join(kinds['text'])}); no encoder reads both: make two of it"
+        )
+
+
+def reads(encoder: Mapping[str, Any]) -> str:
+    """What an encoder's examples are, by its preset: `text` or `images`."""
+    return "text" if "text" in encoder else "images"
+
+
+def check_encoder(
+    name: str, encoder: Mapping[str, Any], of: Sequence[str], tasks: Mapping[str, Any]
+) -> None:
+    """Raise MergeloomError if the encoder called `name` cannot read the tasks called `of`."""
+    other = [task for task in of if modality_of(tasks[task]) != reads(encoder)]
+    if other:
+        here, there = ("texts", "images") if reads(encoder) == "text" else ("images", "texts")
+        raise MergeloomError(
+            f"the encoder {name!r} reads {here}, but {', '.join(map(repr, other))} "
+            f"{'is a task' if len(other) == 1 else 'are tasks'} of {there}: take an encoder of "
+            f"{there}, or tasks of {here}"
+        )
+
+
+def _check_text_task(name: str, task: Mapping[str, Any]) -> None:
+    where, source, answers = f"task {name!r}", task["source"], task["answers"]
+    try:
+        fields, texts = fields_of(task["prompt"]), answer_texts(answers)
+    except MergeloomError as error:
+        raise MergeloomError(f"{where}: {error}") from None
+    if task.get("metric") == "spearman" and not isinstance(answers, Mapping):
+        raise MergeloomError(
+            f"{where}: metric 'spearman' is of numbers, but `answers` are words; give them as "
+            "{number: …, start: …, stop: …, step: …}, or take another metric"
+        )
+    if source_of(task) != "rendered":
+        return
+    known = _look_up("text_renderer", source["rendered"], where).options
+    strange = [field for field in fields if field not in known["fields"]]
+    if strange:
+        raise MergeloomError(
+            f"{where}: the prompt names {', '.join(map(repr, strange))}, but the renderer "
+            f"{source['rendered']!r} writes: {', '.join(known['fields'])}"
+        )
+    missing = [kind for kind in known["kinds"] if answers != ANY and kind not in texts]
+    if missing:
+        raise MergeloomError(
+            f"{where}: `answers` lack {', '.join(map(repr, missing))}, which the renderer "
+            f"{source['rendered']!r} gives"
         )
 
 

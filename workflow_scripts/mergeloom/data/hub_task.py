@@ -1,19 +1,15 @@
 """Tasks from data sets of the Hugging Face hub: Parquet files or WebDataset shards."""
 
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from mergeloom.data.hub_files import HubFiles
 from mergeloom.data.image_tables import class_names, read_table
 from mergeloom.data.labels import Numbering
 from mergeloom.data.shards import IMAGE_SUFFIXES, Sample, decode_image, read_samples
-from mergeloom.errors import MergeloomError
-from mergeloom.io.checksums import sha256
-from mergeloom.io.hub import fetch, listing
 
 
 class HubTask:
@@ -37,18 +33,9 @@ class HubTask:
 
     def __init__(self, source: Mapping[str, Any], classnames: Sequence[str]) -> None:
         self._source = source
-        self._repository, self._revision = source["hub"], source["revision"]
-        self.title = f"data set {self._repository} (revision {self._revision})"
-        self.downloads: dict[str, str] = {}
+        self._files = HubFiles(source)
+        self.title, self.downloads = self._files.title, self._files.downloads
         self._numbering = Numbering(classnames, source.get("names"), self.title)
-        there_is = listing(self._repository, self._revision, "dataset")
-        self._files = {
-            # A file that two patterns match is one file.
-            split: list(
-                dict.fromkeys(file for glob in globs for file in self._matching(glob, there_is))
-            )
-            for split, globs in source["files"].items()
-        }
 
     def samples(self, split: str) -> Iterator[Sample]:
         """The samples of a split, with the task's labels, in the order of the files and rows.
@@ -63,9 +50,7 @@ class HubTask:
 
     def _raw(self, split: str) -> Iterator[Sample]:
         columns = self._source.get("columns", {})
-        for file in self._files[split]:
-            path = self._fetch(file)
-            name = f"{self._repository}/{file}"
+        for name, path in self._files.fetched(split):
             if self._source.get("format", "parquet") == "parquet":
                 recorded = class_names(path, name, columns.get("label", "label"))
                 if recorded is not None:
@@ -74,29 +59,6 @@ class HubTask:
             else:
                 images = (columns["image"],) if "image" in columns else IMAGE_SUFFIXES
                 yield from read_samples(path, None, images, columns.get("label", "cls"), name)
-
-    def _fetch(self, file: str) -> Path:
-        path = fetch(self._repository, file, self._revision, "dataset")
-        # The cache holds {…}/snapshots/{commit}/{file}. What a branch stood at when the first file
-        # was fetched holds for all of them.
-        self._revision = path.parents[file.count("/")].name
-        self.downloads[f"{self._repository}@{self._revision}/{file}"] = sha256(path)
-        return path
-
-    def _matching(self, glob: str, files: Sequence[str]) -> list[str]:
-        pattern = re.escape(glob).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
-        found = [file for file in files if re.fullmatch(pattern, file)]
-        if not found:
-            raise MergeloomError(
-                f"{self.title}: no file matches {glob!r}; it has {len(files)} files, the first are "
-                f"{', '.join(sorted(files)[:8])}. Correct `files` in the preset."
-            )
-        return sorted(found, key=_by_number)
-
-
-def _by_number(file: str) -> list[int | str]:
-    """Sorts 2.tar before 10.tar: texts and numbers take turns."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file)]
 
 
 def transposed(sample: Sample) -> Sample:

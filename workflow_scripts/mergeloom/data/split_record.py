@@ -22,7 +22,7 @@ def indices_of(path: Path, split: str) -> np.ndarray | None:
     """
     record = read_json(path)
     try:
-        count = int(record["images"]["train"])
+        count = int(record["texts" if "texts" in record else "images"]["train"])
         training, validation = (
             None if record[key] is None else _indices(record[key], count)
             for key in ("training", "validation")

@@ -1,17 +1,20 @@
-"""Top-1 accuracy and cross-entropy of one model on one task."""
+"""Accuracy and cross-entropy of one model on one task."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mergeloom.data.decoded import Images
 from mergeloom.errors import MergeloomError
-from mergeloom.evaluation.batches import Preprocessing, batches
+from mergeloom.evaluation.evaluators import get_evaluator
+from mergeloom.evaluation.examples import Examples
 from mergeloom.evaluation.precision import in_precision
 from mergeloom.models.family import Family
+
+Around = Callable[[slice], AbstractContextManager[object]]
 
 
 class Counter(Protocol):
@@ -26,38 +29,55 @@ class Counter(Protocol):
 def evaluate(
     family: Family,
     tower: Any,
-    head: Tensor,
-    images: Images,
-    preprocessing: Preprocessing,
+    head: Any,
+    examples: Examples,
     *,
     device: str,
     batch_size: int,
     precision: str = "float32",
     counters: Sequence[Counter] = (),
+    around: Around = lambda rows: nullcontext(),
 ) -> dict[str, float]:
-    """Accuracy (fraction of 1) and mean cross-entropy (nats) over all images.
+    """Accuracy (fraction of 1) and mean cross-entropy (nats) over all examples.
 
-    Sums stay on the device until the end, so that a GPU never waits for the processor between two
-    batches.
+    A modality may have an evaluator of its own (`mergeloom.evaluation.evaluators`), which then
+    gives further scores. Of the others the accuracy is that of the highest logits, and sums stay on
+    the device until the end, so that a GPU never waits for the processor between two batches.
 
     Parameters
     ----------
     precision : of the tower (`mergeloom.evaluation.precision`); logits and sums are of float32.
     counters : each is given all logits.
+    around : entered for every batch with its rows, for towers that are other ones for other inputs.
 
     Returns
     -------
-    dict with `accuracy`, `loss` and `n`.
+    dict with `accuracy`, `loss`, `n`, and what the modality's own evaluator gives beside them.
 
     Raises
     ------
     MergeloomError – when a logit is not finite.
     """
+    own = get_evaluator(family.modality)
+    if own:
+        return own(
+            family,
+            tower,
+            head,
+            examples,
+            device=device,
+            batch_size=batch_size,
+            precision=precision,
+            counters=counters,
+            around=around,
+        )
     forward = in_precision(tower, precision, device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    for pixels, labels in batches(images, preprocessing, device, batch_size):
-        logits = family.logits(forward, head, pixels)
+    seen = 0
+    for inputs, labels in examples.batches(batch_size):
+        with around(slice(seen, seen := seen + len(labels))):
+            logits = family.logits(forward, head, inputs)
         correct += (logits.argmax(dim=1) == labels).sum()
         loss += cross_entropy(logits, labels, reduction="sum")
         for counter in counters:
@@ -71,5 +91,5 @@ def evaluate(
                 else f", or evaluation.precision {precision} too narrow"
             )
         )
-    n = len(images)
+    n = len(examples)
     return {"accuracy": int(correct) / n, "loss": float(loss) / n, "n": n}

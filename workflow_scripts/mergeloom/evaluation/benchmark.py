@@ -1,13 +1,14 @@
-"""Evaluate models on a benchmark in one sitting: images, heads and tower loaded once."""
+"""Evaluate models on a benchmark in one sitting: inputs, heads and tower loaded once."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from mergeloom.data.decoded import open_images
 from mergeloom.errors import MergeloomError
-from mergeloom.evaluation.accuracy import Counter, evaluate
+from mergeloom.evaluation.accuracy import Around, Counter, evaluate
+from mergeloom.evaluation.examples import open_examples
 from mergeloom.evaluation.metrics import METRICS
 from mergeloom.evaluation.models import MergedModel, Turn, finetuned_models
 from mergeloom.evaluation.precision import resolve_precision
@@ -19,9 +20,14 @@ from mergeloom.evaluation.results import (
     result,
 )
 from mergeloom.io.tensors import TensorFile
+from mergeloom.models.answers import Answers
 from mergeloom.models.family import get_family
 
 log = logging.getLogger(__name__)
+
+
+def _nothing(rows: slice) -> nullcontext[None]:
+    return nullcontext()
 
 
 class Benchmark:
@@ -29,16 +35,16 @@ class Benchmark:
 
     Parameters
     ----------
-    encoder : preset with `family`, `architecture`, `image`.
-    tasks : names; `heads` and the images of the splits are files in the same order.
-    train, val, test : None where nothing is measured or chosen on these images.
+    encoder : preset with `family`, `architecture`, and how its inputs are made (`image`).
+    tasks : names; `heads` and the examples of the splits are files in the same order.
+    train, val, test : None where nothing is measured or chosen on these examples.
     precision : float32, bfloat16, float16 or auto, of the towers.
     metrics : names of `mergeloom.evaluation.metrics.METRICS`, in every task's scores.
 
     Attributes
     ----------
-    heads : task to Tensor [classes, d], float32, on the device.
-    images : split and task to decoded images.
+    heads : task to its head, as the family has it, on the device.
+    examples : split and task to `mergeloom.evaluation.examples.Examples`.
     """
 
     def __init__(
@@ -62,9 +68,9 @@ class Benchmark:
         self.heads = {}
         for task, path in zip(tasks, heads, strict=True):
             with TensorFile(path) as file:
-                self.heads[task] = file.read("weight").to(device)
-        self.images = {
-            split: {t: open_images(Path(path)) for t, path in zip(tasks, paths, strict=True)}
+                self.heads[task] = self.family.read_head(file, device)
+        self.examples = {
+            split: {t: open_examples(p, encoder, device) for t, p in zip(tasks, paths, strict=True)}
             for split, paths in (("train", train), ("val", val), ("test", test))
             if paths is not None
         }
@@ -72,7 +78,16 @@ class Benchmark:
     @property
     def splits(self) -> list[str]:
         """Those of `train`, `val` and `test` that there are."""
-        return list(self.images)
+        return list(self.examples)
+
+    @property
+    def scored_by(self) -> dict[str, str]:
+        """Tasks whose accuracy is another score, and which one it is."""
+        return {
+            task: head.metric
+            for task, head in self.heads.items()
+            if isinstance(head, Answers) and head.metric == "spearman"
+        }
 
     def classes(self, task: str) -> int:
         """Number of classes of a task."""
@@ -85,22 +100,34 @@ class Benchmark:
         task: str,
         counters: Sequence[Counter] = (),
         precision: str | None = None,
+        around: Around = _nothing,
     ) -> dict[str, float]:
-        """Accuracy, loss and n of a tower on a split of one task; `counters` see its logits."""
+        """Accuracy, loss and n of a tower on a split of one task; `counters` see its logits.
+
+        around : see `evaluate`.
+        """
         return evaluate(
             self.family,
             tower,
             self.heads[task],
-            self.images[split][task],
-            self.encoder["image"],
+            self.examples[split][task],
             device=self.device,
             batch_size=self.batch_size,
             precision=precision or self.precision,
             counters=counters,
+            around=around,
         )
 
-    def scores(self, turns: Iterable[Turn], splits: Sequence[str]) -> dict[str, Scores]:
-        """Accuracy, loss, n and the metrics of models on splits of their tasks."""
+    def scores(
+        self,
+        turns: Iterable[Turn],
+        splits: Sequence[str],
+        around: Mapping[str, Around] | None = None,
+    ) -> dict[str, Scores]:
+        """Accuracy, loss, n and the metrics of models on splits of their tasks.
+
+        around : by task, see `evaluate`.
+        """
         found: dict[str, Scores] = {split: {} for split in splits}
         for tower, tasks in turns:
             for split, collected in found.items():
@@ -109,7 +136,8 @@ class Benchmark:
                         name: METRICS[name](self.classes(task), self.device)
                         for name in self._metrics
                     }
-                    score = self.count(tower, split, task, list(counters.values()))
+                    enter = (around or {}).get(task, _nothing)
+                    score = self.count(tower, split, task, [*counters.values()], around=enter)
                     collected[task] = score | {n: c.score() for n, c in counters.items()}
         return found
 
@@ -161,6 +189,7 @@ def evaluate_finetuned(
         provenance=provenance,
         precision=precision,
         evaluated_on=evaluated_on,
+        scored_by=benchmark.scored_by,
     )
 
 
@@ -232,6 +261,7 @@ def evaluate_merged(
         provenance=provenance,
         precision=finetuned.get("precision"),
         evaluated_on=evaluated_on,
+        scored_by=benchmark.scored_by,
     )
 
 

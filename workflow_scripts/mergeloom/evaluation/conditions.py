@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mergeloom.data.decoded import Images
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.benchmark import Benchmark, check_precision
+from mergeloom.evaluation.examples import Examples, ImageExamples
 from mergeloom.evaluation.models import MergedModel, Turn, finetuned_models
 from mergeloom.evaluation.results import (
     Scores,
@@ -49,6 +51,14 @@ class Measured(NamedTuple):
         }
 
 
+def _images(task: str, examples: Examples) -> Images:
+    if not isinstance(examples, ImageExamples):
+        raise MergeloomError(
+            f"{task}: is a task of text; the log-trace is known of image towers under a frozen head"
+        )
+    return examples.images
+
+
 class Measures:
     """Measure models on the tasks of a benchmark, all on the same images and draws.
 
@@ -67,7 +77,7 @@ class Measures:
         self._estimators = {
             task: LogTrace(
                 benchmark.family,
-                images,
+                _images(task, examples),
                 benchmark.encoder["image"],
                 benchmark.device,
                 benchmark.batch_size,
@@ -75,7 +85,7 @@ class Measures:
                 seed,
                 first_batch,
             )
-            for task, images in benchmark.images["train"].items()
+            for task, examples in benchmark.examples["train"].items()
         }
         self._of_base: Measured | None = None
 

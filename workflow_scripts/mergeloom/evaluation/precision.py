@@ -30,14 +30,25 @@ def in_precision(
     ------
     MergeloomError – an unknown precision.
     """
-    if precision not in _DTYPES:
-        raise MergeloomError(f"precision is {precision!r}, expected one of {', '.join(_DTYPES)}")
     if precision == "float32":
         return tower
 
     def forward(images: Tensor) -> Tensor:
-        with torch.autocast(torch.device(device).type, dtype=_DTYPES[precision]):
+        with computing_in(precision, device):
             features: Any = tower(images)
         return features.float()
 
     return forward
+
+
+def computing_in(precision: str, device: str) -> torch.autocast:
+    """A context in which matrix products round their inputs to `precision`.
+
+    Raises
+    ------
+    MergeloomError – an unknown precision.
+    """
+    if precision not in _DTYPES:
+        raise MergeloomError(f"precision is {precision!r}, expected one of {', '.join(_DTYPES)}")
+    kind, enabled = torch.device(device).type, precision != "float32"
+    return torch.autocast(kind, dtype=_DTYPES[precision] if enabled else None, enabled=enabled)

@@ -29,8 +29,9 @@ def normalise_scores(scores: Scores, reference: Mapping[str, Mapping[str, float]
 
 
 def average(scores: Scores) -> dict[str, float]:
-    """Mean over tasks of accuracy, loss, normalised accuracy, and metrics on request."""
-    keys = [key for key in next(iter(scores.values())) if key != "n"]
+    """Mean over tasks of accuracy, loss, normalised accuracy, and all else that every task has."""
+    first, *others = scores.values()
+    keys = [key for key in first if key != "n" and all(key in score for score in others)]
     return {key: sum(s[key] for s in scores.values()) / len(scores) for key in keys}
 
 
@@ -46,6 +47,7 @@ def result(
     provenance: Mapping[str, Any],
     precision: Mapping[str, Any] | None = None,
     evaluated_on: Mapping[str, Any] | None = None,
+    scored_by: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """A result as it is written to `results/{encoder}/{experts}/{benchmark}/{merger}.json`.
 
@@ -55,8 +57,9 @@ def result(
     precision : where it is not float32: which, and what it does to accuracy.
     evaluated_on : where it is not the benchmark's own images: `{"benchmark", "unseen"}`, or
         `{"corruption", "severity"}`.
+    scored_by : tasks whose `accuracy` is another score, and which one it is.
     """
-    fields = {"precision": precision, "evaluated_on": evaluated_on}
+    fields = {"precision": precision, "evaluated_on": evaluated_on, "scored_by": scored_by or None}
     if validation is not None:
         fields["validation"] = {"tasks": validation, "average": average(validation)}
     return {

@@ -17,6 +17,8 @@ from mergeloom.models.naming import Block, Kind, Shape
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mergeloom.io.tensors import TensorFile
+
 TOWER = "visual."
 QUICK = "-quickgelu"  # ends open_clip's names of architectures with that activation
 BEHIND = ("ln_post", "attn_pool", "proj", "head")  # the blocks
@@ -26,6 +28,8 @@ ORDER = ("conv1", "positional_embedding", "in_proj_weight", "out_proj", "c_fc", 
 @family("clip")
 class Clip:
     """CLIP (arXiv 2103.00020) as open_clip builds it."""
+
+    modality = "images"
 
     def kind(self, key: str, shape: Shape) -> Kind:
         """Two-dimensional tensors of the image tower are matrices; the patch convolution is not
@@ -119,11 +123,36 @@ class Clip:
         """The tower's tensors, not copies, under `visual.*`."""
         return {TOWER + key: value for key, value in tower.state_dict().items()}
 
-    def logits(self, tower: "nn.Module", head: "Tensor", images: "Tensor") -> "Tensor":
-        """Cosine of image features [n, d] and class embeddings [classes, d], scaled by the head."""
+    def read_head(self, file: "TensorFile", device: str) -> "Tensor":
+        """Scaled class embeddings, float32 [classes, d]."""
+        return file.read("weight").to(device)
+
+    def logits(self, tower: "nn.Module", head: "Tensor", inputs: "Tensor") -> "Tensor":
+        """Cosine of image features [n, d] and class embeddings [classes, d], scaled by the head.
+
+        inputs : normalised images, float32 [n, 3, s, s].
+        """
         from torch.nn.functional import normalize
 
-        return normalize(tower(images), dim=-1) @ head.T
+        return normalize(tower(inputs), dim=-1) @ head.T
+
+    def entropy_logits(self, tower: "nn.Module", head: "Tensor", inputs: "Tensor") -> "Tensor":
+        """Those of the task's classes."""
+        return self.logits(tower, head, inputs)
+
+    def loss(
+        self, tower: "nn.Module", head: "Tensor", inputs: "Tensor", labels: "Tensor"
+    ) -> tuple["Tensor", "Tensor"]:
+        """Cross-entropy of the labels int64 [n], and how many are right."""
+        from torch.nn.functional import cross_entropy
+
+        logits = self.logits(tower, head, inputs)
+        return cross_entropy(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
+
+    def features(self, tower: "nn.Module", inputs: "Tensor") -> "Tensor":
+        """Image features [n, d], not normalised."""
+        features: Tensor = tower(inputs)
+        return features
 
     def tokenize(self, architecture: Mapping[str, Any], texts: Sequence[str]) -> "Tensor":
         """Byte-pair token ids, int64 [n, context length of the architecture]."""

@@ -18,7 +18,11 @@ class Family(Naming, Protocol):
     """What a family provides beside the naming of its parameters.
 
     Tensors are torch tensors; `architecture` is the preset's entry.
+
+    modality : what its examples are, `images` or `text`.
     """
+
+    modality: str
 
     def build(self, architecture: Mapping[str, Any]) -> Any:
         """The whole model, initialised at random from torch's global generator."""
@@ -36,8 +40,24 @@ class Family(Naming, Protocol):
         """The tower's own tensors (not copies) under their keys in files."""
         ...
 
-    def logits(self, tower: Any, head: Any, images: Any) -> Any:
-        """[n, 3, s, s] normalised images and a head [classes, d] to logits [n, classes]."""
+    def read_head(self, file: Any, device: str) -> Any:
+        """The head of a task on a device, out of an opened `mergeloom.io.tensors.TensorFile`."""
+        ...
+
+    def logits(self, tower: Any, head: Any, inputs: Any) -> Any:
+        """Inputs of n examples and a task's head to logits [n, classes]."""
+        ...
+
+    def entropy_logits(self, tower: Any, head: Any, inputs: Any) -> Any:
+        """The logits [n, *] whose entropy adaptation at test time lowers."""
+        ...
+
+    def loss(self, tower: Any, head: Any, inputs: Any, labels: Any) -> tuple[Any, Any]:
+        """What training lowers, [], a mean over examples; and how many are right, int64 []."""
+        ...
+
+    def features(self, tower: Any, inputs: Any) -> Any:
+        """What the model makes of n examples before any head: [n, d]."""
         ...
 
     def tokenize(self, architecture: Mapping[str, Any], texts: Sequence[str]) -> Any:

@@ -25,11 +25,16 @@ REGISTRIES = {
     "family": "mergeloom/models",
     "stages": "mergeloom/models",
     "uses": "mergeloom/models",
+    "supplied": "mergeloom/models",
     "renderer": "mergeloom/data/rendered",
+    "text_renderer": "mergeloom/data/rendered_text",
     "optimizer": "mergeloom/training",
     "schedule": "mergeloom/training",
     "augmentation": "mergeloom/training",
     "corruption": "mergeloom/data/corruptions",
+    "evaluator": "mergeloom/evaluation/evaluators",
+    "adapter": "mergeloom/adaptive/methods",
+    "extractor": "mergeloom/features",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them

@@ -1,46 +1,40 @@
-"""Fine-tune the image tower of a base on one task, under a frozen zero-shot head."""
+"""Fine-tune a base on one task, under its frozen head."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from mergeloom.data.decoded import normalise, open_images
 from mergeloom.evaluation.accuracy import evaluate
+from mergeloom.evaluation.examples import open_examples
 from mergeloom.io.parquet import write_parquet
 from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.models.family import Family, get_family
 from mergeloom.models.naming import Place, places
 from mergeloom.models.weights import read_tower
-from mergeloom.training.loop import fit, generator
-from mergeloom.training.reading import ReadAhead
+from mergeloom.training.inputs import training_inputs
+from mergeloom.training.loop import fit
 from mergeloom.training.recipe import Recipe
-from mergeloom.training.registry import get_part
 from mergeloom.training.sampling import balanced_order
 
 if TYPE_CHECKING:
     from mergeloom.training.candidates import Candidates
 
-Measure = Callable[[nn.Module, Tensor], Mapping[str, float]]
+Measure = Callable[[nn.Module, Any], Mapping[str, float]]
 
 
-class Classifier(nn.Module):
-    """A tower and its frozen head as one module: normalised images to logits."""
+class Supervised(nn.Module):
+    """A tower and a task's frozen head as one module: inputs and labels to what training lowers."""
 
-    head: Tensor
-
-    def __init__(self, family: Family, tower: nn.Module, head: Tensor) -> None:
+    def __init__(self, family: Family, tower: nn.Module, head: Any) -> None:
         super().__init__()
-        self.family, self.tower = family, tower
-        self.register_buffer("head", head)
+        self.family, self.tower, self.head = family, tower, head
 
-    def forward(self, images: Tensor) -> Tensor:
-        """float32 [n, 3, s, s] to logits [n, classes]."""
-        logits: Tensor = self.family.logits(self.tower, self.head, images)
-        return logits
+    def forward(self, inputs: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels int64 [n] to their mean loss [] and how many are right, int64 []."""
+        found: tuple[Tensor, Tensor] = self.family.loss(self.tower, self.head, inputs, labels)
+        return found
 
 
 def finetune(
@@ -68,10 +62,10 @@ def finetune(
 
     Parameters
     ----------
-    encoder : preset with `family`, `architecture`, `image` (size, mean, std).
-    base, head : safetensors; the head holds `weight` float32 [classes, d].
-    train, val : decoded splits (`mergeloom.data.decoded`); for a recipe with `balancing:
-        undersample`, those of the balanced training set.
+    encoder : preset with `family`, `architecture`, and how its inputs are made (`image`, `text`).
+    base, head : safetensors; the head as the family reads it.
+    train, val : splits as the encoder reads them (`mergeloom.evaluation.examples`); for a recipe
+        with `balancing: undersample`, those of the balanced training set.
     recipe : preset, see `Recipe` and what it names.
     batch_size : of validation.
     out, curve : safetensors and Parquet; both appear whole or not at all, `curve` first.
@@ -81,42 +75,31 @@ def finetune(
     Raises
     ------
     MergeloomError – base and head of another encoder, a loss that is not finite, a batch larger
-    than the training set, a class without a training image where classes are to be drawn alike, a
-    recipe that is none.
+    than the training set, a class without a training example where classes are to be drawn alike,
+    an augmentation of texts, a recipe that is none.
     """
     plan = Recipe.read(recipe)
     family = get_family(encoder["family"])
-    image = encoder["image"]
     with TensorFile(base) as weights, TensorFile(head) as head_file:
-        tower = read_tower(family, encoder["architecture"], weights)
-        head_weight = head_file["weight"].clone()
-    module = Classifier(family, tower, head_weight).to(device)
-    images, held_out = open_images(train), open_images(val)
-
-    reader = ReadAhead(images, device)
+        tower = read_tower(family, encoder["architecture"], weights).to(device)
+        task_head = family.read_head(head_file, device)
+    module = Supervised(family, tower, task_head)
+    inputs = training_inputs(train, encoder, plan, seed, device)
+    held_out = open_examples(val, encoder, device)
     order_of = None
     if plan.balancing == "sampler":
-        order_of = balanced_order(images.labels, len(head_weight), seed, title)
-    augmentation = get_part("augmentation", plan.augmentation)
-    options = plan.parameters["augmentation"]
+        order_of = balanced_order(inputs.labels, len(task_head), seed, title)
 
     def batch_loss(
         model: nn.Module, indices: Tensor, part: slice, step: int
     ) -> tuple[Tensor, Tensor]:
-        draws = torch.rand(
-            len(indices), augmentation.draws, generator=generator(seed, 0, step), dtype=torch.double
-        )
-        pixels, labels = reader.take(indices, part)
-        pixels = augmentation.function(pixels, draws[part], **options)
-        logits = model(normalise(pixels, image["mean"], image["std"]))
-        return cross_entropy(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
+        loss, hits = model(*inputs.take(indices, part, step))
+        return loss, hits
 
     def validate(_: nn.Module) -> dict[str, float]:
-        scores = evaluate(
-            family, tower, module.head, held_out, image, device=device, batch_size=batch_size
-        )
+        scores = evaluate(family, tower, task_head, held_out, device=device, batch_size=batch_size)
         measured = {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
-        return {**measured, **(measure(tower, module.head) if measure else {})}
+        return {**measured, **(measure(tower, task_head) if measure else {})}
 
     def keep(rows: list[dict[str, float]]) -> None:
         assert candidates
@@ -128,7 +111,7 @@ def finetune(
     rows = fit(
         module,
         batch_loss,
-        len(images),
+        len(inputs.labels),
         plan,
         seed=seed,
         device=device,
@@ -137,7 +120,7 @@ def finetune(
         fingerprint=fingerprint,
         title=title,
         places=places_of(family, module),
-        announce=reader.announce,
+        announce=inputs.announce,
         order_of=order_of,
         keep=keep if candidates else None,
     )
@@ -154,7 +137,7 @@ def finetune(
         candidates.remove()
 
 
-def places_of(family: Family, module: Classifier) -> dict[str, Place]:
+def places_of(family: Family, module: Supervised) -> dict[str, Place]:
     """Where the tower's parameters are in the model, by their names in `module`."""
     weights = family.tower_weights(module.tower)
     located = places(family, {key: tuple(value.shape) for key, value in weights.items()})

@@ -6,12 +6,12 @@ they are found at the first look-up, so a new file is all that a new renderer ne
 
 import importlib
 import pkgutil
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from mergeloom.data.streams import stream
 from mergeloom.errors import MergeloomError
 
 Draw = Callable[[str, np.random.Generator], np.ndarray]
@@ -107,17 +107,13 @@ def render(
             share = counts[split] // len(classnames) + (label < counts[split] % len(classnames))
             if split == "train":
                 share = int(share / imbalance ** (label / max(len(classnames) - 1, 1)))
-            rng = _stream(seed, name, split, classname)
+            rng = stream(seed, name, split, classname)
             images += _distinct(source, classname, share, rng, seen)
             labels += [label] * share
-        shuffled = _stream(seed, name, split, "").permutation(len(images))
+        shuffled = stream(seed, name, split, "").permutation(len(images))
         stack = np.stack(images) if images else np.zeros((0, 32, 32, 3), np.uint8)
         splits[split] = (stack[shuffled], np.array(labels, np.int64)[shuffled])
     return {split: splits[split] for split in counts}
-
-
-def _stream(seed: int, *names: str) -> np.random.Generator:
-    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
 
 def _distinct(

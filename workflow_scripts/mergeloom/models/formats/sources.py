@@ -15,12 +15,18 @@ import torch
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
-from mergeloom.io.headers import read_header
 from mergeloom.io.jsonfile import read_json
-from mergeloom.io.tensors import TensorFile, check_finite
+from mergeloom.io.tensors import check_finite
 from mergeloom.models.clip import TOWER
 from mergeloom.models.formats import lora, open_clip_model, transformers_model
 from mergeloom.models.formats.architecture import RECORD, architecture_of_record
+from mergeloom.models.formats.files import (
+    ADAPTER,
+    CONFIG,
+    OPEN_CLIP,
+    file_of_weights,
+    tensors_of,
+)
 from mergeloom.models.formats.names import (
     IGNORED,
     PROJECTION,
@@ -29,14 +35,8 @@ from mergeloom.models.formats.names import (
     prefix_of,
 )
 from mergeloom.models.formats.parts import Part
-from mergeloom.models.formats.pickles import read_pickle
 
 log = logging.getLogger(__name__)
-CONFIG, ADAPTER, OPEN_CLIP = "config.json", "adapter_config.json", "open_clip_config.json"
-WEIGHTS = (
-    "model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin",
-)  # fmt: skip
 TASK_VECTORS = ("extract_task_vector", "merge_models")  # rules whose files hold differences
 
 Features = Callable[[Mapping[str, Any], Tensor], Tensor]
@@ -110,8 +110,8 @@ def open_source(path: Path, base: Mapping[str, Tensor] | None) -> Source:
         For a file that is damaged or cut short, of a format that is not known, or that cannot be
         converted without a base.
     """
-    path = _weights_file(path)
-    tensors, metadata = _tensors(path)
+    path = file_of_weights(path)
+    tensors, metadata = tensors_of(path)
     try:
         if any("lora_" in key for key in tensors) or (
             path.name.startswith("adapter_model.") and _beside(path, ADAPTER)
@@ -130,31 +130,6 @@ def open_source(path: Path, base: Mapping[str, Tensor] | None) -> Source:
         f"{path}: holds no image tower of CLIP under the names of transformers or open_clip. Its "
         f"tensors are {', '.join(sorted(tensors)[:5])}, …"
     )
-
-
-def _weights_file(path: Path) -> Path:
-    if not path.is_dir():
-        if not path.exists():
-            raise MergeloomError(f"{path}: no such file or folder. Check the path.")
-        return path
-    found = [path / name for name in WEIGHTS if (path / name).is_file()]
-    if not found:
-        names = sorted(p.name for p in path.iterdir())
-        raise MergeloomError(
-            f"{path}: has none of {', '.join(WEIGHTS)}. Name the file that is meant; it has: "
-            f"{', '.join(names[:10]) or 'nothing'}."
-        )
-    return found[0]
-
-
-def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with path.open("rb") as file:
-        is_safetensors = file.read(9)[8:] == b"{"
-    if path.suffix == ".safetensors" or is_safetensors:
-        read_header(path)
-        with TensorFile(path) as file_:  # its tensors are mapped, and outlive it
-            return {key: file_[key] for key in file_}, file_.metadata
-    return read_pickle(path), {}
 
 
 def _beside(path: Path, name: str) -> dict[str, Any] | None:

@@ -1,0 +1,228 @@
+"""Weights mixed by input, against the plain per-row sum in float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call
+
+from mergeloom.adaptive.mixture import Mixture
+from mergeloom.errors import MergeloomError
+from mergeloom.evaluation.models import MergedModel
+from mergeloom.io.tensors import write_tensors
+from mergeloom.linalg import mixed
+from mergeloom.linalg.mixed import mixed_product
+from mergeloom.merging.engine import merge_files, plan_merge
+from mergeloom.merging.task_vector import write_svd_cache
+from mergeloom.models.family import get_family
+
+ENCODER = {
+    "family": "clip",
+    "architecture": {
+        "embed_dim": 12,
+        "vision_cfg": {
+            "image_size": 8, "patch_size": 4, "width": 16, "layers": 2, "head_width": 8,
+        },
+        "text_cfg": {
+            "context_length": 8, "vocab_size": 32, "width": 8, "heads": 1, "layers": 1,
+        },
+    },
+}  # fmt: skip
+TASKS = 3
+
+
+def clip_files(folder, tasks=TASKS):
+    """A base, and task vectors that change everything in its image tower."""
+    family = get_family("clip")
+    torch.manual_seed(0)
+    state = family.build(ENCODER["architecture"]).state_dict()
+    state = {k: v.float().clone().normal_(std=0.3) for k, v in state.items()}
+    write_tensors(folder / "base.safetensors", state, {})
+    paths = []
+    for task in range(tasks):
+        trained = {k: v for k, v in state.items() if family.kind(k, tuple(v.shape)) != "frozen"}
+        vector = {k: torch.randn_like(v) * 0.1 for k, v in trained.items()}
+        paths.append(folder / f"{task}.safetensors")
+        write_tensors(paths[-1], vector, {})
+    return folder / "base.safetensors", paths
+
+
+@pytest.fixture
+def files(tmp_path):
+    return clip_files(tmp_path)
+
+
+@pytest.fixture
+def mixture(files):
+    return Mixture(ENCODER, *files, "cpu", centre=0.0)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def naive(files, images, coefficients):
+    """One merged float64 model per row; coefficients [n, K], or [n, K, L] by sorted keys."""
+    family = get_family("clip")
+    plain = Mixture(ENCODER, *files, "cpu", centre=0.0)
+    tower = family.build_tower(
+        ENCODER["architecture"], {k: v.clone() for k, v in plain.base.items()}
+    ).double()
+    outputs = []
+    for image, row in zip(images.double(), coefficients.double(), strict=True):
+        weights = {}
+        for place, key in enumerate(plain.keys):
+            factors = row if row.ndim == 1 else row[:, place]
+            step = sum(f * t.double() for f, t in zip(factors, plain.stacks[key], strict=True))
+            weights[key.removeprefix("visual.")] = plain.base[key].double() + step
+        outputs.append(functional_call(tower.eval(), weights, (image[None],)))
+    return torch.cat(outputs).detach()
+
+
+@pytest.mark.parametrize("layers", [False, True])
+@pytest.mark.parametrize("groups", [1, 3, 12])
+def test_batched_mixing_is_the_naive_merge_of_every_row(files, mixture, images, groups, layers):
+    shape = (groups, TASKS, len(mixture.keys)) if layers else (groups, TASKS)
+    coefficients = torch.rand(shape, generator=torch.Generator().manual_seed(2))
+    with mixture.mixed(coefficients), torch.no_grad():
+        found = mixture.tower(images)
+    expected = naive(files, images, coefficients.repeat_interleave(12 // groups, dim=0))
+    np.testing.assert_allclose(found.double(), expected, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("tile", [1, 64, 2**20])
+def test_tiles_of_any_size_give_the_same_product(tile, monkeypatch):
+    monkeypatch.setattr(mixed, "TILE", tile)
+    g = torch.Generator().manual_seed(0)
+    inputs, base = torch.randn(4, 5, 6, generator=g), torch.randn(7, 6, generator=g)
+    stack, factors = torch.randn(3, 7, 6, generator=g), torch.randn(4, 3, generator=g)
+    weights = base + torch.einsum("gk,koi->goi", factors, stack)
+    expected = torch.einsum("gmi,goi->gmo", inputs, weights)
+    torch.testing.assert_close(mixed_product(inputs, base, stack, factors), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_gradients_are_those_of_finite_differences(rows):
+    g = torch.Generator().manual_seed(0)
+    inputs, base, stack, factors = (
+        torch.randn(*shape, generator=g, dtype=torch.float64)
+        for shape in ((3, rows, 4), (5, 4), (2, 5, 4), (3, 2))
+    )
+    inputs.requires_grad_()
+    factors.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, c: mixed_product(x, base, stack, c), (inputs, factors)
+    )
+
+
+def test_the_gradient_of_coefficients_is_that_through_merged_weights(files, mixture, images):
+    coefficients = torch.rand(4, TASKS, requires_grad=True)
+    with mixture.mixed(coefficients):
+        mixture.tower(images).square().sum().backward()
+    step = 1e-3
+    for place in ((0, 0), (2, 1), (3, 2)):
+        ends = []
+        for sign in (-1, 1):
+            moved = coefficients.detach().double().clone()
+            moved[place] += sign * step
+            rows = moved.repeat_interleave(3, dim=0)
+            ends.append(float(naive(files, images, rows).square().sum()))
+        expected = (ends[1] - ends[0]) / (2 * step)
+        assert float(coefficients.grad[place]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_at_the_centre_the_tower_is_task_arithmetic_to_the_bit(files, images, tmp_path):
+    out = tmp_path / "merged.safetensors"
+    merge_files(*files, plan_merge("task_arithmetic", {}, []), out, "clip")
+    merged = MergedModel(ENCODER, files[0], out, "cpu")
+    [(tower, _)] = merged.at(0.3, ["a"])
+    mixture = Mixture(ENCODER, *files, "cpu", centre=0.3)
+    weights = get_family("clip").tower_weights(tower)
+    assert all(torch.equal(weights[key], mixture.base[key]) for key in weights)
+    with mixture.mixed(torch.full((12, TASKS), 0.3)), torch.no_grad():
+        found = mixture.tower(images)
+    with torch.no_grad():
+        torch.testing.assert_close(found, tower(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_unit_coefficient_is_that_expert_and_zero_the_base(files, images):
+    mixture = Mixture(ENCODER, *files, "cpu", centre=0.3)
+    for coefficients in (torch.eye(TASKS)[[1]], torch.zeros(1, TASKS)):
+        with mixture.mixed(coefficients), torch.no_grad():
+            found = mixture.tower(images)
+        expected = naive(files, images, coefficients.repeat(12, 1))
+        np.testing.assert_allclose(found.double(), expected, atol=1e-4 * expected.abs().max())
+
+
+def test_equal_columns_of_layers_are_coefficients_of_tasks(mixture, images):
+    by_task = torch.rand(4, TASKS)
+    by_layer = by_task[:, :, None].expand(-1, -1, len(mixture.keys))
+    with torch.no_grad(), mixture.mixed(by_task):
+        expected = mixture.tower(images)
+    with torch.no_grad(), mixture.mixed(by_layer):
+        assert torch.equal(mixture.tower(images), expected)
+
+
+def test_the_order_of_the_experts_is_that_of_the_coefficients(files, images):
+    order = [2, 0, 1]
+    coefficients = torch.rand(4, TASKS)
+    found = []
+    for which in (range(TASKS), order):
+        mixture = Mixture(ENCODER, files[0], [files[1][k] for k in which], "cpu", centre=0.0)
+        with torch.no_grad(), mixture.mixed(coefficients[:, list(which)]):
+            found.append(mixture.tower(images))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_full_rank_form_is_exact_and_a_low_one_says_its_error(files, mixture, images):
+    coefficients = torch.rand(6, TASKS)
+    with torch.no_grad(), mixture.mixed(coefficients):
+        exact = mixture.tower(images)
+    vectors = {key: stack.double().numpy() for key, stack in mixture.stacks.items()}
+    full = Mixture(ENCODER, *files, "cpu", centre=0.0)
+    assert full.low_rank(64) < 1e-6
+    with torch.no_grad(), full.mixed(coefficients):
+        torch.testing.assert_close(full.tower(images), exact, rtol=1e-4, atol=1e-4)
+    low = Mixture(ENCODER, *files, "cpu", centre=0.0)
+    error = low.low_rank(4)
+    matrices = [
+        v for k, v in vectors.items() if get_family("clip").kind(k, v.shape[1:]) == "matrix"
+    ]
+    spectra = [np.linalg.svd(v, compute_uv=False) for v in matrices]
+    lost = sum((s[:, 4:] ** 2).sum() for s in spectra)
+    assert error == pytest.approx(np.sqrt(lost / sum((s**2).sum() for s in spectra)), rel=1e-4)
+    with torch.no_grad(), low.mixed(coefficients):
+        assert not torch.allclose(low.tower(images), exact, rtol=1e-3)
+
+
+def test_svd_caches_take_the_place_of_a_decomposition(files, images, tmp_path):
+    caches = [tmp_path / f"svd{k}.safetensors" for k in range(TASKS)]
+    for vector, cache in zip(files[1], caches, strict=True):
+        write_svd_cache([vector], cache, "clip", 0.5, "cpu")
+    found = []
+    for svd in (None, caches):
+        mixture = Mixture(ENCODER, *files, "cpu")
+        error = mixture.low_rank(3, svd)
+        with torch.no_grad(), mixture.mixed(torch.full((6, TASKS), 0.4)):
+            found.append((error, mixture.tower(images)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-4)
+    mixture = Mixture(ENCODER, *files, "cpu")
+    with pytest.raises(MergeloomError, match=r"singular vectors of .*set svd.fraction to at least"):
+        mixture.low_rank(12, caches)
+    mixture = Mixture(ENCODER, files[0], files[1][::-1], "cpu")
+    with pytest.raises(MergeloomError, match="was not computed from"):
+        mixture.low_rank(3, caches)
+
+
+def test_a_tower_that_is_not_mixed_does_not_run(mixture, images):
+    with pytest.raises(MergeloomError, match="within `mixed` only"):
+        mixture.tower(images)
+
+
+def test_coefficients_of_another_number_of_experts_are_refused(mixture):
+    with (
+        pytest.raises(MergeloomError, match=r"\[2, 4\], expected \[groups, 3\]"),
+        mixture.mixed(torch.zeros(2, 4)),
+    ):
+        pass

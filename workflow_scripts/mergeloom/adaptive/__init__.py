@@ -1,0 +1,1 @@
+"""Merging by input: coefficients of task vectors that gates choose, trained at test time."""
