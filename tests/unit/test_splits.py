@@ -13,9 +13,9 @@ from torch.utils.data import random_split
 
 from mergeloom.data.decoded import decode
 from mergeloom.data.hold_out import hold_out
+from mergeloom.data.overlaps import not_to_validate
 from mergeloom.data.shards import Sample
 from mergeloom.data.split_record import indices_of
-from mergeloom.data.overlaps import not_to_validate
 from mergeloom.data.splits import content_of, split_task
 from mergeloom.errors import MergeloomError
 from mergeloom.io.jsonfile import write_json

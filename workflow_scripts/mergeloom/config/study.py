@@ -133,14 +133,6 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
             refer("mergers", merger, f"conditions {name!r}")
 
 
-def check_target(kind: str, name: str, rules: Iterable[str]) -> None:
-    """Say of a sweep or a study that it can be no target of its name, if a rule has it already."""
-    if name in rules:
-        raise MergeloomError(
-            f"{kind} {name!r}: `snakemake {name}` makes something else already; rename it"
-        )
-
-
 def check_modalities(where: str, names: Sequence[str], tasks: Mapping[str, Any]) -> None:
     """Raise MergeloomError if some of the tasks called `names` are of texts and others of images,
     or one has no answers that could be told apart."""
@@ -203,6 +195,14 @@ def _check_text_task(name: str, task: Mapping[str, Any]) -> None:
         raise MergeloomError(
             f"{where}: `answers` lack {', '.join(map(repr, missing))}, which the renderer "
             f"{source['rendered']!r} gives"
+        )
+
+
+def check_target(kind: str, name: str, rules: Iterable[str]) -> None:
+    """Say of a sweep or a study that it can be no target of its name, if a rule has it already."""
+    if name in rules:
+        raise MergeloomError(
+            f"{kind} {name!r}: `snakemake {name}` makes something else already; rename it"
         )
 
 
