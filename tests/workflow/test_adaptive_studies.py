@@ -38,7 +38,7 @@ def test_a_table_alone_plans_no_figures_and_no_corruptions(fresh):
             "has no entry ViT-Nano/finetuned/tiny; it has: ViT-Tiny/finetuned/tiny",
         ),
         (
-            "results/adaptive/ViT-Micro/finetuned/demo8/adaptive_demo/corrupted.csv",
+            "results/adaptive/T5-Nano/finetuned/text4/adaptive_demo/corrupted.csv",
             "has no `corruptions`",
         ),
     ],
