@@ -20,8 +20,11 @@ include: "rules/common/encoders.smk"
 include: "rules/common/texts.smk"
 include: "rules/common/experts.smk"
 include: "rules/common/mergers.smk"
+include: "rules/common/features.smk"
+include: "rules/common/adaptive.smk"
 include: "rules/common/reports.smk"
 include: "rules/common/conditions.smk"
+include: "rules/common/adaptive_reports.smk"
 
 
 pathvars:
@@ -38,10 +41,14 @@ wildcard_constraints:
     merger=NAME,
     task=NAME,
     sweep=NAME,
+    study=NAME,
     size="[0-9]+",
     other=NAME,
     corruption="[a-z_]+",
     severity="[0-9]*",
+    extractor=NAME,
+    adapter=NAME,
+    source=NAME,
 
 
 include: "rules/lock.smk"
@@ -51,6 +58,7 @@ include: "rules/encoders.smk"
 include: "rules/training.smk"
 include: "rules/experts.smk"
 include: "rules/vectors.smk"
+include: "rules/features.smk"
 include: "rules/statistics.smk"
 include: "rules/merging.smk"
 include: "rules/evaluation.smk"
@@ -60,6 +68,8 @@ include: "rules/diagnosis.smk"
 include: "rules/inspection.smk"
 include: "rules/robustness.smk"
 include: "rules/conditions.smk"
+include: "rules/adaptive.smk"
+include: "rules/adaptive_report.smk"
 include: "rules/report.smk"
 
 
@@ -161,15 +171,20 @@ rule all:
         "Tables and figures of the configuration"
 
 
-# A sweep of training conditions is a target of its name.
-for sweep in PRESETS["conditions"]:
-    explained(check_target)(sweep, [rule.name for rule in workflow.rules])
+# A sweep of training conditions is a target of its name, and a study of adapters.
+TARGETS = {
+    "conditions": (files_of_sweep, "Tables and figures of the conditions"),
+    "adaptive": (files_of_adaptive, "Tables and figures of the study of adapters"),
+}
+for kind, (files_of_target, words) in TARGETS.items():
+    for target in PRESETS[kind]:
+        explained(check_target)(kind, target, [rule.name for rule in workflow.rules])
 
-    rule:
-        name:
-            sweep
-        input:
-            of_target(sweep),
-        localrule: True
-        message:
-            f"Tables and figures of the conditions {sweep}"
+        rule:
+            name:
+                target
+            input:
+                files_of_target(target),
+            localrule: True
+            message:
+                f"{words} {target}"

@@ -14,7 +14,7 @@ rule pretrain_encoder:
     benchmark:
         "<benchmarks>/models/{encoder}/base.jsonl"
     wildcard_constraints:
-        encoder=those_of(PRETRAINED, text=False),
+        encoder=one_of(e for e in PRETRAINED if e in IMAGE_ENCODERS),
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["pretrain"]
@@ -46,7 +46,7 @@ rule pretrain_text_encoder:
     benchmark:
         "<benchmarks>/models/{encoder}/base.jsonl"
     wildcard_constraints:
-        encoder=those_of(PRETRAINED, text=True),
+        encoder=one_of(e for e in PRETRAINED if e in TEXT_ENCODERS),
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["pretrain"]
@@ -78,7 +78,7 @@ rule fetch_encoder:
     benchmark:
         "<benchmarks>/models/{encoder}/base.jsonl"
     wildcard_constraints:
-        encoder=those_of(PUBLISHED, text=False),
+        encoder=one_of(e for e in PUBLISHED if e in IMAGE_ENCODERS),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -105,7 +105,7 @@ rule fetch_text_encoder:
     benchmark:
         "<benchmarks>/models/{encoder}/base.jsonl"
     wildcard_constraints:
-        encoder=those_of(PUBLISHED, text=True),
+        encoder=one_of(e for e in PUBLISHED if e in TEXT_ENCODERS),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -134,7 +134,7 @@ rule build_head:
     benchmark:
         "<benchmarks>/models/{encoder}/heads/{task}.jsonl"
     wildcard_constraints:
-        encoder=those_of(PRESETS["encoders"], text=False),
+        encoder=one_of(IMAGE_ENCODERS),
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["evaluate"]

@@ -12,7 +12,7 @@ rule import_checkpoint:
     benchmark:
         "<benchmarks>/models/{encoder}/{experts}/{task}/checkpoint.jsonl"
     wildcard_constraints:
-        encoder=those_of(PRESETS["encoders"], text=False),
+        encoder=one_of(IMAGE_ENCODERS),
         experts=one_of(IMPORTED),
     conda:
         "../envs/environment.yaml"
@@ -42,7 +42,7 @@ rule import_text_checkpoint:
     benchmark:
         "<benchmarks>/models/{encoder}/{experts}/{task}/checkpoint.jsonl"
     wildcard_constraints:
-        encoder=those_of(PRESETS["encoders"], text=True),
+        encoder=one_of(TEXT_ENCODERS),
         experts=one_of(IMPORTED),
     conda:
         "../envs/environment.yaml"

@@ -121,7 +121,7 @@ rule build_tokenizer:
     benchmark:
         "<benchmarks>/models/{encoder}/tokenizer.jsonl"
     wildcard_constraints:
-        encoder=those_of(PRETRAINED, text=True),
+        encoder=one_of(e for e in PRETRAINED if e in TEXT_ENCODERS),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -148,7 +148,7 @@ rule fetch_tokenizer:
     benchmark:
         "<benchmarks>/models/{encoder}/tokenizer.jsonl"
     wildcard_constraints:
-        encoder=those_of(PUBLISHED, text=True),
+        encoder=one_of(e for e in PUBLISHED if e in TEXT_ENCODERS),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -178,7 +178,7 @@ rule tokenize_training_texts:
         "<benchmarks>/cache/{task}/train_{encoder}.jsonl"
     wildcard_constraints:
         task=one_of(TEXT_TASKS),
-        encoder=those_of(PRESETS["encoders"], text=True),
+        encoder=one_of(TEXT_ENCODERS),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -224,7 +224,7 @@ rule build_answers:
         "<benchmarks>/models/{encoder}/heads/{task}.jsonl"
     wildcard_constraints:
         task=one_of(TEXT_TASKS),
-        encoder=those_of(PRESETS["encoders"], text=True),
+        encoder=one_of(TEXT_ENCODERS),
     conda:
         "../envs/environment.yaml"
     resources:

@@ -1,6 +1,6 @@
 # Sweeps of training conditions: their collections, inputs, figures and targets.
 
-from mergeloom.config.conditions import check_target, collections, design
+from mergeloom.config.conditions import collections, design
 
 
 @explained
@@ -62,7 +62,7 @@ SWEEP = "conditions/{encoder}/{benchmark}/{sweep}"
 SWEEP_FIGURES = ("accuracy", "log_trace_training", "log_trace_accuracy", "alpha_curves")
 
 
-def of_target(sweep):
+def files_of_sweep(sweep):
     """Tables and figures of a sweep on the encoder and benchmark of its preset."""
     given = preset("conditions", sweep)
     return expand(

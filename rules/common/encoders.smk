@@ -4,11 +4,6 @@ PRETRAINED = [e for e, p in PRESETS["encoders"].items() if "pretrain" in p["weig
 PUBLISHED = [e for e, p in PRESETS["encoders"].items() if "published" in p["weights"]]
 
 
-def those_of(encoders, text):
-    """Wildcard constraint: those of the encoders that read text, or those that read images."""
-    return one_of([encoder for encoder in encoders if (encoder in TEXT) == text])
-
-
 def pretraining_of(wildcards):
     """The pretraining entry of an encoder's preset."""
     return preset("encoders", wildcards.encoder)["weights"]["pretrain"]
@@ -24,7 +19,7 @@ def given_weights(wildcards):
     weights = preset("encoders", wildcards.encoder)["weights"]["published"]
     if Path(weights).is_file():
         return [weights]
-    text = wildcards.encoder in TEXT
+    text = wildcards.encoder in TEXT_ENCODERS
     if text and Path(weights).is_dir():
         return sorted(str(file) for file in Path(weights).iterdir() if file.is_file())
     if "/" in weights or weights.endswith(WEIGHTS):

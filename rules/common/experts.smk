@@ -65,21 +65,26 @@ def check_pretraining(encoder, tasks):
             )
 
 
+def as_balanced(split, task, undersampled):
+    """A split as it stands in a path: `undersample/val`, where a balanced collection has its own.
+
+    A task with a split of its own for validation keeps that as it is.
+    """
+    drawn = split == "train" or (split == "val" and not has_split(task, split))
+    return f"undersample/{split}" if undersampled and drawn else split
+
+
 def images_of(split, of=None):
     """Input function: a decoded split, `train` or `val`, as a collection's balancing has it.
 
-    Of the task of the path, or of every task of the benchmark that the wildcard `of` names. A task
-    with a split of its own for validation keeps that as it is.
+    Of the task of the path, or of every task of the benchmark that the wildcard `of` names.
     """
 
     def path(task, form, undersampled):
-        drawn = split == "train" or not has_split(task, split)
-        folder = "undersample/" if undersampled and drawn else ""
         return expand(
-            "<cache>/{task}/{folder}{split}_{form}.safetensors",
+            "<cache>/{task}/{split}_{form}.safetensors",
             task=task,
-            folder=folder,
-            split=split,
+            split=as_balanced(split, task, undersampled),
             form=form,
         )[0]
 
@@ -93,6 +98,10 @@ def images_of(split, of=None):
             if one
             else tasks_of(wildcards, of)
         )
+        if undersampled and wildcards.encoder in TEXT_ENCODERS:
+            raise MergeloomError(
+                f"undersampling is of images, and {wildcards.encoder} reads text: balance by `sampler`"
+            )
         if undersampled:
             check_pretraining(wildcards.encoder, tasks)
         found = [path(task, form, undersampled) for task in tasks]

@@ -11,7 +11,10 @@ from snakemake.exceptions import WorkflowError
 # The library of this workflow, whether or not it is installed, too.
 sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 
+from mergeloom.config.adapters import functions_of as adapter_functions
+from mergeloom.config.adaptive import check_adaptive
 from mergeloom.config.conditions import check_selection, expand as expanded
+from mergeloom.config.extractors import functions_of_extractor, source_name
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import (
     FINETUNED,
@@ -19,8 +22,10 @@ from mergeloom.config.study import (
     ZEROSHOT,
     check_encoder,
     check_study,
+    check_target,
     functions_of,
     parts_of,
+    reads,
 )
 from mergeloom.errors import MergeloomError
 from mergeloom.io.roots import resolve_roots
@@ -74,6 +79,7 @@ def checked():
     presets = {k: load_presets(k, folders, schema_named(schemas, k)) for k in KINDS}
     presets = expanded(presets, schema_named(schemas, "recipes"))
     check_study(config, presets)
+    check_adaptive(presets)
     return roots, presets, read_published(folders)
 
 
@@ -81,8 +87,10 @@ ROOTS, PRESETS, PUBLISHED_FIGURES = checked()
 config["roots"] = ROOTS
 
 
-# Encoders that read text; the others read images.
-TEXT = [e for e, p in PRESETS["encoders"].items() if "text" in p]
+IMAGE_ENCODERS, TEXT_ENCODERS = (
+    [e for e, p in PRESETS["encoders"].items() if reads(p) == modality]
+    for modality in ("images", "text")
+)
 
 
 @explained
@@ -98,11 +106,16 @@ def at(kind, wildcard):
     return lambda wildcards: preset(kind, getattr(wildcards, wildcard))
 
 
-def model_of(wildcards):
+def model_named(name):
     """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
-    encoder = preset("encoders", wildcards.encoder)
-    inputs = "text" if wildcards.encoder in TEXT else "image"
+    encoder = preset("encoders", name)
+    inputs = "text" if name in TEXT_ENCODERS else "image"
     return {key: encoder[key] for key in ("family", "architecture", inputs)}
+
+
+def model_of(wildcards):
+    """The same, of the encoder of a path."""
+    return model_named(wildcards.encoder)
 
 
 def model_and_weights(wildcards):
@@ -127,7 +140,9 @@ def code(script, **registry):
             "uses": tuple({preset("encoders", name)["family"]} & {*registered("uses")})
         },
         # Images are scored by what all modalities share.
-        "evaluator": lambda name: {"evaluator": ("text",) if name in TEXT else ()},
+        "evaluator": lambda name: {
+            "evaluator": ("text",) if name in TEXT_ENCODERS else ()
+        },
         "corruption": lambda name: {"corruption": name},
         "renderer": lambda name: {
             "renderer": preset("tasks", name)["source"]["rendered"]
@@ -135,7 +150,12 @@ def code(script, **registry):
         "text_renderer": lambda name: {
             "text_renderer": preset("tasks", name)["source"]["rendered"]
         },
+        "adapter": lambda name: adapter_functions(preset("adapters", name)),
         "recipe": lambda name: parts_of(preset("recipes", name)),
+        "extractor": lambda name: functions_of_extractor(
+            preset("extractors", name), PRESETS
+        ),
+        "fetcher": lambda name: {"fetcher": source_name(preset("extractors", name))},
     }
 
     @explained

@@ -14,6 +14,14 @@ def memory_of_model(wildcards, input, attempt):
     )
 
 
+def memory_of_mixture(wildcards, input, attempt):
+    """Megabytes for a job that holds a base and all that is mixed beside torch, with some to train."""
+    weights = [f for f in input if f.startswith(f"{ROOTS['models']}/")]
+    return int(
+        (4000 + 2 * sum(map(os.path.getsize, weights)) / 1e6) * 1.5 ** (attempt - 1)
+    )
+
+
 def memory_of_stream(wildcards, attempt):
     """Megabytes for a job that holds a few images at a time, and a line for each of a split's."""
     return int(2000 * 1.5 ** (attempt - 1))

@@ -17,8 +17,8 @@ def readable(encoder, tasks):
 
 def form_of(encoder):
     """The form in which an encoder reads a split of a task, as it stands in the name of the file."""
-    image = preset("encoders", encoder).get("image")
-    return f"{image['size']}px" if image else encoder
+    given = preset("encoders", encoder)
+    return encoder if reads(given) == "text" else f"{given['image']['size']}px"
 
 
 def known_of_images(what, function):
@@ -26,7 +26,7 @@ def known_of_images(what, function):
 
     @explained
     def given(wildcards):
-        if wildcards.encoder in TEXT:
+        if wildcards.encoder in TEXT_ENCODERS:
             raise MergeloomError(
                 f"{what} of encoders that read images, and {wildcards.encoder} reads text"
             )

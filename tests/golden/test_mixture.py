@@ -12,6 +12,7 @@ from mergeloom.io.tensors import write_tensors
 from mergeloom.linalg import mixed
 from mergeloom.linalg.mixed import mixed_product
 from mergeloom.merging.engine import merge_files, plan_merge
+from mergeloom.merging.task_vector import write_svd_cache
 from mergeloom.models.family import get_family
 
 ENCODER = {
@@ -192,6 +193,26 @@ def test_a_full_rank_form_is_exact_and_a_low_one_says_its_error(files, mixture, 
     assert error == pytest.approx(np.sqrt(lost / sum((s**2).sum() for s in spectra)), rel=1e-4)
     with torch.no_grad(), low.mixed(coefficients):
         assert not torch.allclose(low.tower(images), exact, rtol=1e-3)
+
+
+def test_svd_caches_take_the_place_of_a_decomposition(files, images, tmp_path):
+    caches = [tmp_path / f"svd{k}.safetensors" for k in range(TASKS)]
+    for vector, cache in zip(files[1], caches, strict=True):
+        write_svd_cache([vector], cache, "clip", 0.5, "cpu")
+    found = []
+    for svd in (None, caches):
+        mixture = Mixture(ENCODER, *files, "cpu")
+        error = mixture.low_rank(3, svd)
+        with torch.no_grad(), mixture.mixed(torch.full((6, TASKS), 0.4)):
+            found.append((error, mixture.tower(images)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-4)
+    mixture = Mixture(ENCODER, *files, "cpu")
+    with pytest.raises(MergeloomError, match=r"singular vectors of .*set svd.fraction to at least"):
+        mixture.low_rank(12, caches)
+    mixture = Mixture(ENCODER, files[0], files[1][::-1], "cpu")
+    with pytest.raises(MergeloomError, match="was not computed from"):
+        mixture.low_rank(3, caches)
 
 
 def test_a_tower_that_is_not_mixed_does_not_run(mixture, images):

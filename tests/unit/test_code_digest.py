@@ -263,3 +263,18 @@ def test_parameters_and_inputs_are_read_without_running_the_module(scripts):
 )
 def test_every_script_has_a_digest(script):
     assert len(code.digest(script)) == 16
+
+
+def test_editing_one_source_of_extractors_leaves_the_others_alone(scripts):
+    sources = {n: ("extract_features.py", {"extractor": n}) for n in ("timm", "package")}
+    network = ("pretrained=False, ", "")
+    assert changed(scripts, sources, "features/timm_networks.py", *network) == {"timm"}
+
+
+def test_how_networks_are_fetched_computes_no_features_again(scripts):
+    rules = {
+        "fetch": ("fetch_extractor.py", {"fetcher": "package"}),
+        "extract": ("extract_features_of_prompts.py", {"extractor": "package"}),
+    }
+    assert changed(scripts, rules, "features/model_files.py") == {"fetch"}
+    assert changed(scripts, rules, "features/automodel.py") == {"fetch", "extract"}

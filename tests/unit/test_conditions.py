@@ -9,7 +9,6 @@ from mergeloom.config.conditions import (
     Collection,
     changed,
     check_selection,
-    check_target,
     collections,
     conditions_of,
     expand,
@@ -212,12 +211,6 @@ def test_names_that_are_taken_are_named():
     given["experts"]["study.base.seed0"] = {}
     with pytest.raises(MergeloomError, match=r"makes the experts 'study.base.seed0', which exist"):
         expand(given, RECIPES)
-
-
-def test_a_sweep_that_cannot_be_a_target_is_told_so():
-    check_target("study", ["all", "tables"])
-    with pytest.raises(MergeloomError, match=r"conditions 'tables': `snakemake tables` makes some"):
-        check_target("tables", ["all", "tables"])
 
 
 @pytest.mark.parametrize(

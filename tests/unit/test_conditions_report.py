@@ -25,10 +25,10 @@ from mergeloom.report.conditions.correlation import points_of, rank_correlation,
 from mergeloom.report.conditions.design import Design, design, text
 from mergeloom.report.conditions.log_trace_accuracy import log_trace_accuracy
 from mergeloom.report.conditions.log_trace_training import log_trace_training
-from mergeloom.report.conditions.panels import percent
 from mergeloom.report.conditions.study import Measured, read_histories, read_study
-from mergeloom.report.conditions.tables import WIDTH, Numbers, markdown, mergers_table
+from mergeloom.report.conditions.tables import Numbers, markdown, mergers_table
 from mergeloom.report.conditions.tidy import COLUMNS, over_seeds, read_tidy, tidy
+from mergeloom.report.markdown import WIDTH
 from mergeloom.report.tables import write_csv
 
 SWEEPS = {"demo": made.DEMO, "polito": made.polito()}
@@ -443,7 +443,7 @@ def test_the_accuracies_are_drawn_with_their_deviations_over_seeds(study, figure
 
 
 def test_fractions_at_ticks_keep_the_decimals_that_they_have():
-    write = percent()
+    write = style.percent()
     assert [write(x, 0) for x in (0.35, 0.275, 1.0, 0.1 + 0.2, -0.025)] == [
         "35%", "27.5%", "100%", "30%", "−2.5%",
     ]  # fmt: skip

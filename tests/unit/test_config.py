@@ -7,6 +7,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
+from mergeloom.config.extractors import choose_extractor
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import check_study, resolve_alpha
 from mergeloom.errors import MergeloomError
@@ -103,6 +104,46 @@ def test_an_unknown_family_renderer_and_recipe_are_named(config, changed):
         with pytest.raises(MergeloomError, match=message):
             check_study(config, changed)
         place.update(before)
+
+
+def test_an_extractor_of_an_unknown_encoder_is_named(config, changed):
+    changed["extractors"]["nano"]["encoder"] = "ViT-Nono"
+    with pytest.raises(MergeloomError, match="extractor 'nano': unknown encoder 'ViT-Nono'"):
+        check_study(config, changed)
+
+
+def test_an_encoder_takes_no_unknown_extractor_and_none_of_another_modality(config, changed):
+    changed["encoders"]["ViT-Nano"]["extractor"] = "resnet81"
+    with pytest.raises(MergeloomError, match=r"encoder 'ViT-Nano': unknown extractor 'resnet81'"):
+        check_study(config, changed)
+    changed["encoders"]["ViT-Nano"]["extractor"] = "minilm_offline"
+    with pytest.raises(MergeloomError, match=r"reads text, but the encoder 'ViT-Nano' reads imag"
+                       r".*extractors of images: nano, .*resnet50$"):  # fmt: skip
+        check_study(config, changed)
+
+
+def test_an_adapter_takes_its_own_extractor_or_its_encoders(presets):
+    assert choose_extractor({}, "ViT-Nano", presets) == "nano"
+    assert choose_extractor({"extractor": "resnet18"}, "ViT-Nano", presets) == "resnet18"
+    with pytest.raises(MergeloomError, match="'msmarco_minilm_l12' reads text"):
+        choose_extractor({"extractor": "msmarco_minilm_l12"}, "ViT-Nano", presets)
+    without = {**presets, "encoders": {"ViT-Own": {**presets["encoders"]["ViT-Nano"]}}}
+    del without["encoders"]["ViT-Own"]["extractor"]
+    with pytest.raises(MergeloomError, match=r"'ViT-Own' names no extractor.*there is: minilm_off"):
+        choose_extractor({}, "ViT-Own", without)
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ({"transformers": "microsoft/resnet-18"}, "'image' is a required property"),
+        ({"package": "minilm", "image": {}}, "unknown key 'image'; known keys: package"),
+        ({"torchvision": "resnet18"}, "expected exactly one of: keys encoder; keys timm, image"),
+    ],
+)
+def test_an_extractor_of_no_known_kind_is_told_the_kinds(preset, message):
+    with pytest.raises(MergeloomError, match=message):
+        check(preset, schema_named(CONFIG / "schema", "extractors"), "mine")
 
 
 TEXT = {"title": "Mine", "source": "tables", "prompt": "{a}", "answers": ["no", "yes"]}

@@ -588,6 +588,9 @@ TABLES = ["summary", "corrupted"]
 CONDITIONS = [
     "accuracy", "alpha_curves", "log_trace_accuracy", "log_trace_training", "mergers", "summary",
 ]  # fmt: skip
+ADAPTIVE = [
+    "summary", "cost_table", "cost", "curves", "coefficients", "layers", "corrupted",
+]  # fmt: skip
 FIGURES = [
     "radar", "bars", "heatmap", "alpha_curves", "singular_values", "learning_curves", "diagnosis",
     "confusion", "calibration",
@@ -700,7 +703,7 @@ def test_captions_render_with_the_wildcards_of_their_rule(caption):
     jinja2 = pytest.importorskip("jinja2")
     core = pytest.importorskip("docutils.core")
     wildcards = {"encoder": "ViT-Nano", "experts": "finetuned", "benchmark": "demo8"}
-    wildcards |= {"merger": "tsv", "sweep": "polito"}
+    wildcards |= {"merger": "tsv", "sweep": "polito", "study": "adaptive_demo"}
     template = jinja2.Template(caption.read_text(), undefined=jinja2.StrictUndefined)
     text = template.render(snakemake=SimpleNamespace(wildcards=SimpleNamespace(**wildcards)))
     html = core.publish_parts(text, writer="html5", settings_overrides={"halt_level": 2})["body"]
@@ -711,7 +714,8 @@ def test_captions_render_with_the_wildcards_of_their_rule(caption):
 def test_every_figure_has_a_caption():
     of_conditions = {f"conditions_{name}" for name in CONDITIONS}
     captions = {path.stem for path in CAPTIONS.glob("*.rst")}
-    assert captions == {*FIGURES, *TABLES, *of_conditions, "workflow"}
+    of_adapters = {f"adaptive_{name}" for name in ADAPTIVE}
+    assert captions == {*FIGURES, *TABLES, *of_conditions, *of_adapters, "workflow"}
 
 
 # Weights & Biases

@@ -15,6 +15,7 @@ from mergeloom.evaluation.models import place_tower
 from mergeloom.io.tensors import TensorFile, check_finite
 from mergeloom.linalg.mixed import mixed_product
 from mergeloom.linalg.spectral import truncated_svd
+from mergeloom.merging.caches import check_source
 from mergeloom.models.family import get_family
 from mergeloom.models.supply import Perceptron, Supplier, perceptrons, supply
 from mergeloom.models.weights import PER_TASK
@@ -63,7 +64,10 @@ class Mixture:
         with TensorFile(base) as file:
             self.tower = place_tower(encoder, file, device)
         self.base: dict[str, Tensor] = dict(self.family.tower_weights(self.tower))
-        self.stacks = _read_stacks(task_vectors, self.base, device)
+        self._paths: list[str | Path] = (
+            [task_vectors] if isinstance(task_vectors, str | Path) else list(task_vectors)
+        )
+        self.stacks = _read_stacks(self._paths, self.base, device)
         self.keys = sorted(self.stacks)
         self.size = len(next(iter(self.stacks.values())))
         self.centre = centre
@@ -115,6 +119,13 @@ class Mixture:
             self.stacks.pop(key, None)
         self.keys = [key for key in self.keys if key in self.stacks]
         self._places = {key: place for place, key in enumerate(self.keys)}
+
+    @property
+    def beside(self) -> int:
+        """How many numbers it holds beside the base: task vectors, or their low-rank factors."""
+        factors = {id(d): d for d in self._delegates.values() if isinstance(d, LowRank)}
+        vectors = sum(stack.numel() for stack in self.stacks.values())
+        return vectors + sum(low_rank.size for low_rank in factors.values())
 
     def delegate(self, keys: Iterable[str], supplier: Supplier) -> None:
         """These parameters are asked of another supplier."""
@@ -176,25 +187,55 @@ class Mixture:
         return found
 
     @torch.no_grad()
-    def low_rank(self, rank: int) -> float:
+    def low_rank(self, rank: int, svd: Sequence[str | Path] | None = None) -> float:
         """Put in place of every matrix's task vectors their best approximations of this rank.
+
+        Parameters
+        ----------
+        svd : SVD caches of the task vectors, in their order; computed here if not given.
 
         Returns
         -------
         float – relative error of the task vectors of all matrices together, in Frobenius norm.
+
+        Raises
+        ------
+        MergeloomError – a cache of other task vectors, or with fewer singular vectors.
         """
         lost = total = 0.0
-        for key, stack in list(self.stacks.items()):
-            if self.family.kind(key, tuple(self.base[key].shape)) != "matrix":
-                continue
-            rank_here = min(rank, *stack.shape[1:])
-            left, values, right = truncated_svd(stack, rank_here)
-            squares = values.double().square()
-            lost += float(squares[:, rank_here:].sum())
-            total += float(squares.sum())
-            self.delegate([key], LowRank(self, left, values[:, :rank_here], right))
-            del self.stacks[key]
+        with ExitStack() as opened:
+            caches = [opened.enter_context(TensorFile(path)) for path in svd or ()]
+            for cache, path in zip(caches, self._paths, strict=bool(caches)):
+                check_source(cache, [path])
+            for key, stack in list(self.stacks.items()):
+                if self.family.kind(key, tuple(self.base[key].shape)) != "matrix":
+                    continue
+                here = min(rank, *stack.shape[1:])
+                if caches:
+                    left, values, right = _cached(caches, key, here)
+                else:
+                    left, values, right = truncated_svd(stack, here)
+                squares = values.double().square()
+                lost += float(squares[:, here:].sum())
+                total += float(squares.sum())
+                parts = (part.to(stack.device) for part in (left, values[:, :here], right))
+                self.delegate([key], LowRank(self, *parts))
+                del self.stacks[key]
         return math.sqrt(lost / total) if total else 0.0
+
+
+def _cached(caches: Sequence[TensorFile], key: str, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U [K, o, rank], all S [K, r] and Vt [K, rank, i] of a matrix out of SVD caches."""
+    for cache in caches:
+        if (kept := cache.shape(f"{key}.U")[1]) < rank:
+            raise MergeloomError(
+                f"{cache.path}: has {kept} singular vectors of {key}, rank {rank} needs {rank}: "
+                f"set svd.fraction to at least {rank / min(cache.shape(f'{key}.S')):.2f}"
+            )
+    left = torch.stack([cache[f"{key}.U"][:, :rank] for cache in caches])
+    values = torch.stack([cache[f"{key}.S"] for cache in caches])
+    right = torch.stack([cache[f"{key}.Vt"][:rank] for cache in caches])
+    return left, values, right
 
 
 class LowRank:
@@ -209,6 +250,7 @@ class LowRank:
         self._mixture, self._rank = mixture, values.shape[1]
         self._left = left.permute(0, 2, 1).flatten(0, 1).contiguous()  # [K r, o]
         self._right = (values[..., None] * right).flatten(0, 1).contiguous()  # [K r, i]
+        self.size = self._left.numel() + self._right.numel()
 
     def linear(self, key: str, inputs: Tensor, transposed: bool = False) -> Tensor:
         """See `Supplier`."""
@@ -243,9 +285,8 @@ def _by_row(values: Tensor, rows: int) -> Tensor:
 
 
 def _read_stacks(
-    task_vectors: str | Path | Sequence[str | Path], base: Mapping[str, Tensor], device: str
+    paths: list[str | Path], base: Mapping[str, Tensor], device: str
 ) -> dict[str, Tensor]:
-    paths = [task_vectors] if isinstance(task_vectors, str | Path) else list(task_vectors)
     stacks = {}
     with ExitStack() as opened:
         files = [opened.enter_context(TensorFile(path)) for path in paths]
@@ -261,7 +302,7 @@ def _read_stacks(
                 stack = torch.empty(len(files), *base[key].shape)
                 for file, part in zip(files, stack, strict=True):
                     file.read(key, part)
-            for path, part in zip(paths * (len(stack) // len(paths)), stack, strict=True):
+            for path, part in zip(paths * len(stack) if stacked else paths, stack, strict=True):
                 check_finite(part, path, key)
             stacks[key] = stack.to(device)
     if not stacks:

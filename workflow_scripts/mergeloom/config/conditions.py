@@ -9,7 +9,7 @@ than the last epoch's weights of its run: each selection is a collection of its 
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mergeloom.config.presets import check, choose
@@ -174,15 +174,6 @@ def collections(name: str, presets: Presets) -> list[Collection]:
         experts = run if selection == LAST else f"{run}.{selection}"
         found.append(Collection(experts, run, condition, selection, seed))
     return found
-
-
-def check_target(name: str, rules: Iterable[str]) -> None:
-    """Say of a sweep that it cannot be a target of its name, if a rule has it already."""
-    if name in rules:
-        raise MergeloomError(
-            f"conditions {name!r}: `snakemake {name}` makes something else already; rename the "
-            "sweep"
-        )
 
 
 def check_selection(name: str, experts: Mapping[str, Mapping[str, Any]]) -> None:

@@ -22,7 +22,10 @@ from mergeloom.errors import MergeloomError
 # libyaml's where PyYAML has it: every start of the workflow and of its jobs reads all presets.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-KINDS = ("tasks", "encoders", "benchmarks", "mergers", "recipes", "experts", "conditions")
+KINDS = (
+    "tasks", "encoders", "benchmarks", "mergers", "recipes", "experts", "extractors", "conditions",
+    "adapters", "adaptive",
+)  # fmt: skip
 
 
 class _Loader(_LOADER):
@@ -182,10 +185,14 @@ def load_presets(kind: str, folders: list[Path], schema: Mapping[str, Any]) -> d
     return presets
 
 
+# What one is called where that is not the kind without its s.
+_ONE = {"conditions": "sweep of conditions", "adaptive": "study of adapters"}
+
+
 def choose(kind: str, presets: Mapping[str, Any], name: str) -> Any:
     """The preset called `name`, or an error that lists what exists."""
     if name not in presets:
-        one = "sweep of conditions" if kind == "conditions" else kind.removesuffix("s")
+        one = _ONE.get(kind, kind.removesuffix("s"))
         raise MergeloomError(
             f"unknown {one} {name!r}; config has: {', '.join(_listed(presets, name)) or 'none'}"
         )

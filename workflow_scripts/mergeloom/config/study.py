@@ -1,10 +1,12 @@
 """What a configuration says across its files: names that must exist, methods, parameters, alpha."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergeloom.config.adapters import check_adapter
+from mergeloom.config.extractors import ENCODER, check_extractor, reads
 from mergeloom.config.presets import choose
 from mergeloom.data.answers import ANY, answer_texts
 from mergeloom.data.layout import check_names, modality_of, source_of
@@ -94,6 +96,15 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
         for benchmark in config["benchmarks"]:
             tasks = presets["benchmarks"][benchmark]
             check_encoder(encoder, presets["encoders"][encoder], tasks, presets["tasks"])
+    for name, extractor in presets["extractors"].items():
+        if ENCODER in extractor:
+            refer("encoders", extractor[ENCODER], f"extractor {name!r}")
+    for name, encoder in presets["encoders"].items():
+        if "extractor" in encoder:
+            try:
+                check_extractor(encoder["extractor"], name, presets)
+            except MergeloomError as error:
+                raise MergeloomError(f"encoder {name!r}: {error}") from None
     for name, experts in presets["experts"].items():
         if "recipe" in experts:
             refer("recipes", experts["recipe"], f"experts {name!r}")
@@ -108,6 +119,8 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
             raise MergeloomError(f"recipe {name!r}: {error}") from None
     for name, merger in presets["mergers"].items():
         _check_merger(name, merger)
+    for name, adapter in presets["adapters"].items():
+        check_adapter(name, adapter, presets)
     for name, sweep in presets["conditions"].items():
         for kind in ("encoder", "benchmark"):
             refer(f"{kind}s", sweep[kind], f"conditions {name!r}")
@@ -136,11 +149,6 @@ def check_modalities(where: str, names: Sequence[str], tasks: Mapping[str, Any])
             f"{where}: mixes tasks of images ({', '.join(kinds['images'])}) and of texts "
             f"({', '.join(kinds['text'])}); no encoder reads both: make two of it"
         )
-
-
-def reads(encoder: Mapping[str, Any]) -> str:
-    """What an encoder's examples are, by its preset: `text` or `images`."""
-    return "text" if "text" in encoder else "images"
 
 
 def check_encoder(
@@ -182,6 +190,14 @@ def _check_text_task(name: str, task: Mapping[str, Any]) -> None:
         raise MergeloomError(
             f"{where}: `answers` lack {', '.join(map(repr, missing))}, which the renderer "
             f"{source['rendered']!r} gives"
+        )
+
+
+def check_target(kind: str, name: str, rules: Iterable[str]) -> None:
+    """Say of a sweep or a study that it can be no target of its name, if a rule has it already."""
+    if name in rules:
+        raise MergeloomError(
+            f"{kind} {name!r}: `snakemake {name}` makes something else already; rename it"
         )
 
 

@@ -26,6 +26,10 @@ from mergeloom.models.family import get_family
 log = logging.getLogger(__name__)
 
 
+def _nothing(rows: slice) -> nullcontext[None]:
+    return nullcontext()
+
+
 class Benchmark:
     """The tasks of a benchmark, ready to evaluate towers of one encoder on them.
 
@@ -96,7 +100,7 @@ class Benchmark:
         task: str,
         counters: Sequence[Counter] = (),
         precision: str | None = None,
-        around: Around = lambda rows: nullcontext(),
+        around: Around = _nothing,
     ) -> dict[str, float]:
         """Accuracy, loss and n of a tower on a split of one task; `counters` see its logits.
 
@@ -114,8 +118,16 @@ class Benchmark:
             around=around,
         )
 
-    def scores(self, turns: Iterable[Turn], splits: Sequence[str]) -> dict[str, Scores]:
-        """Accuracy, loss, n and the metrics of models on splits of their tasks."""
+    def scores(
+        self,
+        turns: Iterable[Turn],
+        splits: Sequence[str],
+        around: Mapping[str, Around] | None = None,
+    ) -> dict[str, Scores]:
+        """Accuracy, loss, n and the metrics of models on splits of their tasks.
+
+        around : by task, see `evaluate`.
+        """
         found: dict[str, Scores] = {split: {} for split in splits}
         for tower, tasks in turns:
             for split, collected in found.items():
@@ -124,7 +136,8 @@ class Benchmark:
                         name: METRICS[name](self.classes(task), self.device)
                         for name in self._metrics
                     }
-                    score = self.count(tower, split, task, list(counters.values()))
+                    enter = (around or {}).get(task, _nothing)
+                    score = self.count(tower, split, task, [*counters.values()], around=enter)
                     collected[task] = score | {n: c.score() for n, c in counters.items()}
         return found
 

@@ -57,7 +57,7 @@ class ImageExamples:
 
 
 class TextExamples:
-    """Texts as token ids: `tokens` int32 [n, length], padded at the end, and `labels` int64 [n].
+    """Texts as token ids, `tokens` int32 [n, length], and `labels` int64 [n].
 
     Batches are cut to the longest text in them.
     """

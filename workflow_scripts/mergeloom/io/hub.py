@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from mergeloom.errors import MergeloomError
@@ -70,6 +70,16 @@ def listing(
         return sorted(
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
         )
+
+
+def commit_of(path: Path, file: str) -> str:
+    """The commit that a fetched file is of.
+
+    Parameters
+    ----------
+    path : …/snapshots/{commit}/{file}, as `fetch` returns it for `file`.
+    """
+    return path.parts[-1 - len(PurePosixPath(file).parts)]
 
 
 def named(path: Path) -> str:

@@ -14,12 +14,17 @@ Limits = Mapping[str, str | tuple[Any, ...]]
 
 
 def check_parameters(
-    method: str, defaults: Mapping[str, Any], limits: Limits, given: Mapping[str, Any]
+    method: str,
+    defaults: Mapping[str, Any],
+    limits: Limits,
+    given: Mapping[str, Any],
+    what: str = "merge method",
 ) -> dict[str, Any]:
     """Return all parameters of a method: those given, and the defaults of the rest.
 
     Parameters
     ----------
+    what : the method is, for the error.
     defaults : name and default value; a value given must be of the default's type. A parameter
         whose default is None takes a whole number or None, one whose default is an empty tuple
         takes a list of numbers.
@@ -33,13 +38,12 @@ def check_parameters(
     if unknown := sorted(set(given) - set(defaults)):
         exist = ", ".join(f"{name} (default {value})" for name, value in defaults.items())
         raise MergeloomError(
-            f"The merge method {method} has no parameter {', '.join(unknown)}. "
-            f"It has: {exist or 'none'}."
+            f"The {what} {method} has no parameter {', '.join(unknown)}. It has: {exist or 'none'}."
         )
     for name, value in given.items():
         if not _fits(value, defaults[name], limits.get(name)):
             raise MergeloomError(
-                f"The merge method {method}: {name} is {value!r}, expected "
+                f"The {what} {method}: {name} is {value!r}, expected "
                 f"{describe(defaults[name], limits.get(name))}."
             )
     # A whole number where a fraction is meant stands for the same value, and gives the same bytes.

@@ -17,11 +17,12 @@ NAMES = ("method", "encoder", "benchmark", "experts")
 VALUES = ("accuracy", "normalized_accuracy", "per_task", "source")
 AVERAGES = (*NAMES, *VALUES)
 PER_TASK = (*NAMES, "task", *VALUES)
+CORRUPTED = (*NAMES, "images", *VALUES)
 
 
 class Figure(NamedTuple):
     """One published figure. Accuracies are fractions, normalized_accuracy None if not published;
-    `task` is empty for an average over tasks."""
+    `task` is empty for an average over tasks, `images` where they are not corrupted."""
 
     method: str
     encoder: str
@@ -32,6 +33,7 @@ class Figure(NamedTuple):
     normalized_accuracy: float | None
     per_task: bool
     source: str
+    images: str = ""
 
 
 def read_published(folders: Iterable[Path]) -> list[Figure]:
@@ -48,7 +50,7 @@ def read_published(folders: Iterable[Path]) -> list[Figure]:
     for folder in folders:
         for path in sorted((Path(folder) / FOLDER).glob("*.csv")):
             for where, figure in _lines(path):
-                key = figure[:5]
+                key = (*figure[:5], figure.images)
                 if key in seen:
                     raise MergeloomError(
                         f"{where}: {' '.join(filter(None, key))} stands in {seen[key]} already.\n"
@@ -60,14 +62,14 @@ def read_published(folders: Iterable[Path]) -> list[Figure]:
 
 
 def lookup(
-    figures: Iterable[Figure], encoder: str, benchmark: str, experts: str
+    figures: Iterable[Figure], encoder: str, benchmark: str, experts: str, images: str = ""
 ) -> dict[str, dict[str, Figure]]:
-    """The published figures of one encoder, benchmark and collection of experts, by merger and by
-    task; the task of an average is empty."""
-    study = (encoder, benchmark, experts)
+    """The published figures of one encoder, benchmark, collection of experts and kind of images, by
+    method and by task; the task of an average is empty, and so are `images` as they are."""
+    study = (encoder, benchmark, experts, images)
     known: dict[str, dict[str, Figure]] = {}
     for figure in figures:
-        if (figure.encoder, figure.benchmark, figure.experts) == study:
+        if (figure.encoder, figure.benchmark, figure.experts, figure.images) == study:
             known.setdefault(figure.method, {})[figure.task] = figure
     return known
 
@@ -83,10 +85,11 @@ def _read(path: Path) -> Iterator[tuple[str, Figure]]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
         columns = tuple(next(lines, ()))
-        if columns not in (AVERAGES, PER_TASK):
+        if columns not in (AVERAGES, PER_TASK, CORRUPTED):
             raise MergeloomError(
                 f"{path}, line 1: the columns are {', '.join(columns) or 'none'}, but must be "
-                f"{', '.join(AVERAGES)}; or, for figures of single tasks, {', '.join(PER_TASK)}."
+                f"{', '.join(AVERAGES)}; for figures of single tasks, {', '.join(PER_TASK)}; or, "
+                f"for averages on corrupted images, {', '.join(CORRUPTED)}."
             )
         for fields in lines:
             where = f"{path}, line {lines.line_num}"
@@ -99,7 +102,7 @@ def _read(path: Path) -> Iterator[tuple[str, Figure]]:
 
 
 def _figure(row: dict[str, str], where: str) -> Figure:
-    for column in (*NAMES, *(["task"] if "task" in row else [])):
+    for column in (*NAMES, *(name for name in ("task", "images") if name in row)):
         if not re.fullmatch(r"[\w.-]+", row[column]):
             raise MergeloomError(f"{where}: {column} is {row[column]!r}, which is no name")
     if row["per_task"] not in ("true", "false"):
@@ -120,6 +123,7 @@ def _figure(row: dict[str, str], where: str) -> Figure:
         else None,
         per_task=row["per_task"] == "true",
         source=row["source"],
+        images=row.get("images", ""),
     )
 
 

@@ -25,6 +25,13 @@ def in_order(results: Iterable[Result], tasks: Sequence[str] | None = None) -> l
         other tasks, of other test images, or is there twice.
     """
     results = list(results)
+    check_alike(results, tasks)
+    last = {"zeroshot": -1, "finetuned": 1}
+    return sorted(results, key=lambda result: last.get(result["merger"]["name"], 0))
+
+
+def check_alike(results: Sequence[Result], tasks: Sequence[str] | None = None) -> None:
+    """Check that results, of mergers or of adapters, can stand in one table, as `in_order` does."""
     if not results:
         raise MergeloomError("No result was given. Give at least one result JSON of a benchmark.")
     seen: set[str] = set()
@@ -32,22 +39,26 @@ def in_order(results: Iterable[Result], tasks: Sequence[str] | None = None) -> l
         _check_fields(result)
         _check_study(result, results[0])
         _check_tasks(result, results[0], tasks)
-        if result["merger"]["name"] in seen:
+        if name(result) in seen:
             raise MergeloomError(f"{name(result)} was given twice. Give every result once.")
-        seen.add(result["merger"]["name"])
-    last = {"zeroshot": -1, "finetuned": 1}
-    return sorted(results, key=lambda result: last.get(result["merger"]["name"], 0))
+        seen.add(name(result))
 
 
 def name(result: Result) -> str:
     """Name a result by its path below the results root."""
-    return f"{'/'.join(result[key] for key in _STUDY)}/{result['merger']['name']}.json"
+    study = "/".join(result[key] for key in _STUDY)
+    if "merger" in result:
+        return f"{study}/{result['merger']['name']}.json"
+    source = result.get("transferred_from")
+    folder = f"from/{source['encoder']}/" if source else ""
+    return f"adaptive/{study}/{folder}{result['adapter']['name']}.json"
 
 
 def _check_fields(result: Result) -> None:
+    model = ("adapter",) if "adapter" in result else ("merger", "alpha")
     for parent, keys in (
-        ((), (*_STUDY, "merger", "alpha", "tasks", "average")),
-        (("merger",), ("name",)),
+        ((), (*_STUDY, *model, "tasks", "average")),
+        (model[:1], ("name",)),
         (("average",), ("accuracy", "normalized_accuracy")),
         *(
             (("tasks", task), ("accuracy", "normalized_accuracy"))
@@ -92,7 +103,7 @@ def _check_tasks(result: Result, first: Result, tasks: Sequence[str] | None) -> 
         count, of_first = (r["tasks"][task].get("n") for r in (result, first))
         if count != of_first:
             raise MergeloomError(
-                f"{name(result)} was measured on {count} test images of {task}, but {name(first)} "
-                f"on {of_first}: their accuracies do not compare.\n"
+                f"{name(result)} was measured on {count} test examples of {task}, but "
+                f"{name(first)} on {of_first}: their accuracies do not compare.\n"
                 "Make both again from the same data."
             )

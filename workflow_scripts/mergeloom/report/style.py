@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 
@@ -156,6 +157,11 @@ def label(merger: str) -> str:
     return names.get(merger, merger.replace("_", " "))
 
 
+def percent() -> FuncFormatter:
+    """Fractions at ticks in percent, with the decimals that they have: 35%, 37.5%."""
+    return FuncFormatter(lambda fraction, _: f"{100 * fraction:g}%".replace("-", "−"))
+
+
 def title(axes: Axes, title: str, note: str) -> None:
     """Head a panel, with a note in grey below its title; the note may have several lines."""
     axes.set_title(title, pad=8 + 11 * (note.count("\n") + bool(note)), fontweight="bold")
@@ -169,6 +175,14 @@ def title(axes: Axes, title: str, note: str) -> None:
         color=MUTED,
         annotation_clip=False,
     )
+
+
+def say(fig: Figure, words: str) -> Figure:
+    """Write into an empty figure why it is empty."""
+    axes = fig.subplots()
+    axes.set_axis_off()
+    axes.annotate(words, (0, 0.5), xycoords="axes fraction", va="center", color=MUTED)
+    return fig
 
 
 def grid(count: int, columns: int) -> tuple[int, int]:

@@ -91,13 +91,15 @@ def pretrain_text(
 
 def _together(tasks: Sequence[tuple[Path, Path]], family: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens int32 [n, length], labels int64 [n] and answers int64 [classes, length] of all."""
-    tokens, labels, answers = [], [], []
+    tokens: list[Tensor] = []
+    labels: list[Tensor] = []
+    answers: list[Tensor] = []
     for train, head in tasks:
         examples = TextExamples(train, "cpu")
         with TensorFile(head) as file:
             found = family.read_head(file, "cpu").tokens
         tokens.append(examples.tokens)
-        labels.append(examples.labels + sum(map(len, answers)))
+        labels.append(examples.labels + sum(len(some) for some in answers))
         answers.append(found)
     return _stacked(tokens), torch.cat(labels), _stacked(answers)
 

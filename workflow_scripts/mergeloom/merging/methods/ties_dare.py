@@ -74,6 +74,44 @@ def ties(
     return _ties(deltas, place, statistics, merge)
 
 
+@merger(
+    "ties_vectors",
+    arxiv="2310.02575",
+    alpha=1.0,
+    grain="element",
+    per_task=True,
+    survey=survey_ties,
+    limits={"density": "(0, 1]", "scope": ("model", "tensor")},
+)
+def ties_vectors(
+    deltas: Tensor,
+    place: Place,
+    statistics: Trimming,
+    *,
+    density: float = 0.2,
+    scope: str = "model",
+) -> Tensor:
+    """TIES without its last step: each task vector, trimmed, where its sign is the elected one.
+
+    Δ̂_t ⊙ [Δ̂_t γ > 0] with Δ̂ and γ of `ties`: what AdaMerging++ finds coefficients of.
+
+    Parameters
+    ----------
+    deltas : Tensor [T, *shape], float32 – task vectors of one parameter.
+    place : Place – names the parameter.
+    statistics : Trimming – the cuts, and the majority of signs.
+    density : share of each task vector that is kept, above 0 and at most 1.
+    scope : "model", the largest values of the whole task vector, or "tensor", of each parameter.
+
+    Returns
+    -------
+    Tensor [T, *shape], float32.
+    """
+    kept = _trimmed(deltas, statistics.cuts, place.key)
+    signs = elect(kept, statistics.majority)
+    return kept.mul_(signs).relu_().mul_(signs)
+
+
 @merger("dare_average", arxiv="2311.03099", alpha=1.0, grain="element", limits={"drop": "[0, 1)"})
 def dare_average(deltas: Tensor, random: Random, *, drop: float = 0.5) -> Tensor:
     """DARE, averaged: drop values at random, rescale the others, and take the mean over tasks.

@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from mergeloom.io.checksums import sha256
-from mergeloom.io.hub import fetch, listing, named
+from mergeloom.io.hub import commit_of, fetch, listing, named
 from mergeloom.models.formats.files import ADAPTER, CONFIG, OPEN_CLIP
 
 
@@ -23,7 +23,7 @@ def download_checkpoint(
         See `mergeloom.io.hub.fetch`.
     """
     path = fetch(repository, file, revision)
-    commit = path.parts[-1 - len(PurePosixPath(file).parts)]  # …/snapshots/{commit}/{file}
+    commit = commit_of(path, file)
     fetched = [path]
     there = set(listing(repository, commit))
     for name in (CONFIG, ADAPTER, OPEN_CLIP):

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mergeloom.report import style
 from mergeloom.report.conditions.design import Design, Group
-from mergeloom.report.conditions.panels import panels, percent, words_of
+from mergeloom.report.conditions.panels import panels, words_of
 from mergeloom.report.conditions.study import FINETUNED
 from mergeloom.report.conditions.tables import Numbers
 from mergeloom.report.conditions.tidy import ZEROSHOT, scaled
@@ -108,7 +108,7 @@ def _panel(
     axes.set_xlim(-0.6, len(group.levels) - 0.4)
     axes.grid(axis="x", visible=False)
     axes.set_ylim(top=1.02)
-    axes.yaxis.set_major_formatter(percent())
+    axes.yaxis.set_major_formatter(style.percent())
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 

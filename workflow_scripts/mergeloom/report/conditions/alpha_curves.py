@@ -16,8 +16,6 @@ from mergeloom.report.conditions.panels import (
     key_of_levels,
     key_of_variants,
     panels,
-    percent,
-    say,
     words_of,
 )
 from mergeloom.report.results import Result
@@ -69,7 +67,7 @@ def alpha_curves(
     width = max(6.5, 3.1 * len(design.groups) + 0.6)
     with style.figure(width, 2.2 * max(len(rows), 1) + 1.7, _HEADING, subject) as fig:
         if not rows:
-            return say(fig, "No merger's alpha was searched on validation images.")
+            return style.say(fig, "No merger's alpha was searched on validation images.")
         grid = panels(fig, len(rows), design, by_levels=False, sharex=True, sharey="row")
         titles = words_of([selection for _, selection in rows])
         for axes_of_row, (merger, selection), words in zip(grid, rows, titles, strict=True):
@@ -78,7 +76,7 @@ def alpha_curves(
                     for variant, condition in level.conditions.items():
                         results = searched[merger, condition, selection]
                         _curve(axes, results, level.color, dashes(design, variant))
-                axes.yaxis.set_major_formatter(percent())
+                axes.yaxis.set_major_formatter(style.percent())
                 axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             title = f"{style.label(merger)}: {words}" if len(mergers) > 1 else words
             axes_of_row[0].set_title(title, fontsize=9, fontweight="bold")

@@ -18,7 +18,7 @@ from mergeloom.report.conditions.correlation import (
     spearman,
 )
 from mergeloom.report.conditions.design import BASE, BASE_COLOR, Design
-from mergeloom.report.conditions.panels import key_of_selections, mark, percent
+from mergeloom.report.conditions.panels import key_of_selections, mark
 from mergeloom.report.conditions.study import FINETUNED
 
 _HEADING: Final = "Log-trace against accuracy of the merged model"
@@ -62,7 +62,7 @@ def log_trace_accuracy(
             axes.set_xlabel(f"log-trace, {title}")
             axes.xaxis.set_major_locator(MaxNLocator(6))
         left.set_ylabel(f"test accuracy, {style.label(merger)}")
-        left.yaxis.set_major_formatter(percent())
+        left.yaxis.set_major_formatter(style.percent())
         left.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         handles = _key(design, colors, list(dict.fromkeys(points["selection"])))
         kinds = 2 + (len(design.variants) > 1)

@@ -6,7 +6,6 @@ from typing import Any, Final, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from mergeloom.report import style
@@ -48,11 +47,6 @@ def key_of_selections(selections: Sequence[str]) -> list[Line2D]:
         Line2D([], [], **mark(selection, "#555555"), label=SELECTIONS[selection].words)
         for selection in selections
     ]
-
-
-def percent() -> FuncFormatter:
-    """Fractions at ticks in percent, with the decimals that they have: 35%, 37.5%."""
-    return FuncFormatter(lambda fraction, _: f"{100 * fraction:g}%".replace("-", "−"))
 
 
 def panels(fig: Figure, rows: int, design: Design, by_levels: bool, **share: Any) -> Any:
@@ -121,14 +115,6 @@ def row_title(axes: Axes, title: str) -> None:
         va="center",
         fontweight="bold",
     )
-
-
-def say(fig: Figure, words: str) -> Figure:
-    """Write into an empty figure why it is empty."""
-    axes = fig.subplots()
-    axes.set_axis_off()
-    axes.annotate(words, (0, 0.5), xycoords="axes fraction", va="center", color=style.MUTED)
-    return fig
 
 
 def words_of(selections: Sequence[str]) -> list[str]:

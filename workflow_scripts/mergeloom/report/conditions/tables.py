@@ -10,9 +10,7 @@ from mergeloom.report import style
 from mergeloom.report.conditions.correlation import FEWEST, MERGED, points_of, rank_correlation
 from mergeloom.report.conditions.study import FINETUNED, words_of_log_trace
 from mergeloom.report.conditions.tidy import AVERAGE, ZEROSHOT, scaled
-
-WIDTH: Final = 132
-"""Characters in a line of a table; a wider one is split. Terminals have 80 or 132."""
+from mergeloom.report.markdown import aligned, tables
 
 
 class Column(NamedTuple):
@@ -213,7 +211,7 @@ def _correlations(frame: pd.DataFrame, mergers: Sequence[str]) -> list[str]:
             counts = [str(found.points), str(found.conditions)]
             rows.append([merger, words, value, interval, *counts])
     columns = list(zip(*rows, strict=True))
-    return _aligned(columns[:2], columns[2:])
+    return aligned(columns[:2], columns[2:])
 
 
 def _lines(
@@ -223,34 +221,7 @@ def _lines(
     cells = [[cell(row, index) for row in rows] for index in range(len(titles))]
     head = [["condition", *(row[0] for row in rows)], ["selection", *(row[1] for row in rows)]]
     body = [[title, *column] for title, column in zip(titles, cells, strict=True)]
-    return next(
-        tables for count in range(1, len(body) + 1) if (tables := _split(head, body, count))
-    )
-
-
-def _split(
-    left: Sequence[Sequence[str]], right: Sequence[Sequence[str]], count: int
-) -> list[str] | None:
-    """The lines of `count` tables of about as many columns each, or None if one is too wide."""
-    each = -(-len(right) // count)
-    tables = [_aligned(left, right[start : start + each]) for start in range(0, len(right), each)]
-    if each > 1 and max(len(table[0]) for table in tables) > WIDTH:
-        return None
-    return [line for table in tables for line in ("", *table)][1:]
-
-
-def _aligned(left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> list[str]:
-    padded = [[text.ljust(_width(column)) for text in column] for column in left]
-    padded += [[text.rjust(_width(column)) for text in column] for column in right]
-    rule = [f"|{'-' * (_width(c) + 2)}" for c in left] + [
-        f"|{'-' * (_width(c) + 1)}:" for c in right
-    ]
-    lines = [f"| {' | '.join(row)} |" for row in zip(*padded, strict=True)]
-    return [lines[0], "".join(rule) + "|", *lines[1:]]
-
-
-def _width(column: Iterable[str]) -> int:
-    return max(map(len, column))
+    return tables(head, body)
 
 
 _DECIMALS: Final = {"log_trace": 2, "alpha": 2, "epoch": 1}

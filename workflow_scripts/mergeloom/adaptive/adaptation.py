@@ -1,0 +1,222 @@
+"""Adaptation at test time: minimise the entropy of predictions on unlabelled inputs."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergeloom.adaptive.adapter import Adapter
+from mergeloom.adaptive.entropy import mean_entropies
+from mergeloom.adaptive.outcome import AVERAGE, Adaptation, keeps_all
+from mergeloom.adaptive.progress import Progress
+from mergeloom.adaptive.sampling import Reshuffled
+from mergeloom.adaptive.scores import Features, score
+from mergeloom.errors import MergeloomError
+from mergeloom.evaluation.benchmark import Benchmark
+from mergeloom.evaluation.examples import Examples
+from mergeloom.evaluation.results import normalise_scores
+from mergeloom.training.recipe import Span
+from mergeloom.training.registry import Trained, get_part
+
+log = logging.getLogger(__name__)
+
+PROBE = 4  # batches of every task that the entropy of a checkpoint is measured on
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to adapt: the key `adaptation` of an adapter's preset.
+
+    split : of the inputs, `test`, `val` or `train_unlabelled`.
+    batch_size : inputs of every task in a step.
+    optimizer, schedule : names of `mergeloom.training.registry`.
+    granularity : "batch", one model for the inputs of a task in a step, or "sample".
+    checkpoint : steps from one to the next.
+    keep : "last", or "best": that of the best average of normalised validation accuracies, the
+        state before adaptation included, and of equal ones the first.
+    patience : checkpoints that are no better than the best before them after which adaptation ends.
+    """
+
+    split: str = "test"
+    steps: int = 0
+    batch_size: int = 16
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    granularity: str = "batch"
+    checkpoint: int = 100
+    keep: str = "last"
+    patience: int | None = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> "Plan":
+        """The plan of a preset.
+
+        Raises
+        ------
+        MergeloomError – an unknown key.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(given) - known):
+            raise MergeloomError(
+                f"adaptation has no key {', '.join(unknown)}; it has: {', '.join(sorted(known))}"
+            )
+        return cls(**given)
+
+
+class Minimiser:
+    """Entropy minimisation of one adapter on the tasks of a benchmark.
+
+    Parameters
+    ----------
+    benchmark : heads of the tasks, and their validation splits as `val`.
+    examples, features : inputs of each task to adapt to, and their φ(x); features None for an
+        adapter that takes none.
+    val_features : φ(x) of the validation splits.
+    reference : task to `accuracy` of its fine-tuned model on validation data.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        benchmark: Benchmark,
+        plan: Plan,
+        *,
+        examples: Mapping[str, Examples],
+        features: Features | None,
+        val_features: Features | None,
+        reference: Mapping[str, Mapping[str, float]],
+        seed: int,
+    ) -> None:
+        self.adapter, self.benchmark, self.plan = adapter, benchmark, plan
+        self._examples, self._features = examples, features
+        self._val_features, self._reference = val_features, reference
+        self._samplers = {t: Reshuffled(seed, t, len(e)) for t, e in examples.items()}
+        self._probes = {t: Reshuffled(seed + 1, t, len(e)) for t, e in examples.items()}
+        self._parameters = {n: p for n, p in adapter.named_parameters() if p.requires_grad}
+        if not self._parameters:
+            raise MergeloomError("this adapter has nothing to train; leave `steps` out")
+        self._optimizer = get_part("optimizer", plan.optimizer).function(
+            Trained(self._parameters, {}, False), plan.lr, plan.weight_decay
+        )
+
+    def run(self, state: Path, fingerprint: str, title: str) -> Adaptation:
+        """Adapt; go on from the resume state `state` of an interrupted run of the same kind.
+
+        Where the entropy of a step or a checkpoint is not finite, adaptation ends there, and the
+        adapter is left as it was at the last checkpoint: `stopped` says so, and a warning.
+
+        Raises
+        ------
+        MergeloomError – the entropy is not finite before the first step.
+        """
+        plan, progress = self.plan, Progress(self.adapter, self._parameters, self._optimizer)
+        found = progress.load(state, fingerprint) or Adaptation()
+        rate = get_part("schedule", plan.schedule).function
+        step = found.steps[-1] if found.rows else 0
+        if not found.rows and not self._checkpoint(found, 0, title):
+            raise MergeloomError(
+                f"{title}: the entropy of the model before adaptation is not finite: a task vector "
+                "or the base has values that are too large"
+            )
+        while step < plan.steps and found.stopped is None:
+            begun = time.perf_counter()
+            self._optimizer.zero_grad(set_to_none=True)
+            batches = self._batch(self._samplers, step)
+            loss = self.adapter.gradients(step, partial(self._entropy, batches))
+            if not torch.isfinite(loss):
+                found.stopped = {"step": step, "reason": "the entropy is not finite"}
+                break
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate(plan.lr, step, Span(0, plan.steps, plan.steps))
+            self._optimizer.step()
+            step += 1
+            found.seconds += time.perf_counter() - begun
+            if step % plan.checkpoint and step < plan.steps:
+                continue
+            if not self._checkpoint(found, step, title):
+                found.stopped = {"step": step, "reason": "the entropy is not finite"}
+            elif step < plan.steps:
+                if self._is_late(found):
+                    found.stopped = {"step": step, "reason": "patience"}
+                progress.save(state, fingerprint, found)
+        if found.stopped and found.stopped["reason"] != "patience":
+            log.warning(
+                "%s: %s at step %d; the state of step %d is kept",
+                title, found.stopped["reason"], found.stopped["step"], found.steps[-1],
+            )  # fmt: skip
+        chosen = found.chosen(plan.keep)
+        self.adapter.load(found.states[chosen])
+        return found
+
+    def _batch(self, samplers: Mapping[str, Reshuffled], number: int) -> dict[str, Tensor]:
+        return {task: s.batch(number, self.plan.batch_size) for task, s in samplers.items()}
+
+    def _entropy(self, batches: Mapping[str, Tensor]) -> Tensor:
+        return self._entropies(batches).sum()
+
+    def _entropies(self, batches: Mapping[str, Tensor]) -> Tensor:
+        """Mean entropy of each task's batch [tasks], all tasks in one pass."""
+        inputs = [self._examples[task].take(rows) for task, rows in batches.items()]
+        features = None
+        if self._features is not None:
+            features = torch.cat([self._features[task][rows] for task, rows in batches.items()])
+        count = sum(len(rows) for rows in batches.values())
+        groups = len(batches) if self.plan.granularity == "batch" else count
+        heads = [self.benchmark.heads[task] for task in batches]
+        mixture = self.adapter.mixture
+        with self.adapter.applied(features, groups):
+            return mean_entropies(mixture.family, mixture.tower, heads, inputs)
+
+    def _checkpoint(self, found: Adaptation, step: int, title: str) -> bool:
+        """Measure and keep the state; False where its entropy is not finite."""
+        tasks = list(self._examples)
+        with torch.no_grad():
+            probes = [self._entropies(self._batch(self._probes, n)) for n in range(PROBE)]
+        entropies = torch.stack(probes).mean(dim=0).tolist()
+        if not all(map(math.isfinite, entropies)):
+            return False
+        scores = score(self.benchmark, self.adapter, "val", self._val_features, "batch")
+        scores = normalise_scores(scores, self._reference)
+        rows = [
+            {
+                "step": step,
+                "task": task,
+                "entropy": entropy,
+                "val_accuracy": scores[task]["accuracy"],
+                "val_loss": scores[task]["loss"],
+                "val_normalized_accuracy": scores[task]["normalized_accuracy"],
+            }
+            for task, entropy in zip(tasks, entropies, strict=True)
+        ]
+        mean = {key: sum(r[key] for r in rows) / len(rows) for key in list(rows[0])[2:]}
+        rows.append({"step": step, "task": AVERAGE, **mean})
+        found.rows += rows
+        found.states[step] = {n: t.cpu().clone() for n, t in self.adapter.state().items()}
+        self._forget(found)
+        log.info(
+            "%s: step %d/%d, entropy %.4f, validation accuracy %.4f",
+            title, step, self.plan.steps, mean["entropy"], mean["val_accuracy"],
+        )  # fmt: skip
+        return True
+
+    def _forget(self, found: Adaptation) -> None:
+        """Of large states, keep only those that may yet be chosen."""
+        if keeps_all(found.states):
+            return
+        wanted = {found.steps[-1], found.chosen(self.plan.keep)}
+        for step in [s for s in found.states if s not in wanted]:
+            del found.states[step]
+
+    def _is_late(self, found: Adaptation) -> bool:
+        """Whether no checkpoint of the last `patience` was better than the best before them."""
+        since = len(found.steps) - 1 - found.steps.index(found.chosen("best"))
+        return self.plan.patience is not None and since >= self.plan.patience

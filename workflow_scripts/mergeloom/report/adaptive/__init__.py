@@ -1,0 +1,1 @@
+"""Tables and figures of studies of adapters: models that adapt to unlabelled inputs."""
