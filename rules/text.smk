@@ -112,7 +112,7 @@ rule split_text_task:
 
 rule build_tokenizer:
     input:
-        train=pretraining_texts,
+        train=of_pretraining_tasks("<data>/{task}/train.parquet"),
     output:
         tokenizer="<models>/{encoder}/tokenizer.json",
         record="<models>/{encoder}/tokenizer.json.provenance.json",
@@ -121,7 +121,7 @@ rule build_tokenizer:
     benchmark:
         "<benchmarks>/models/{encoder}/tokenizer.jsonl"
     wildcard_constraints:
-        encoder=one_of(e for e in TEXT_ENCODERS if e in PRETRAINED),
+        encoder=one_of(e for e in PRETRAINED if e in TEXT_ENCODERS),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -148,7 +148,7 @@ rule fetch_tokenizer:
     benchmark:
         "<benchmarks>/models/{encoder}/tokenizer.jsonl"
     wildcard_constraints:
-        encoder=one_of(e for e in TEXT_ENCODERS if e in PUBLISHED),
+        encoder=one_of(e for e in PUBLISHED if e in TEXT_ENCODERS),
     conda:
         "../envs/environment.yaml"
     resources:

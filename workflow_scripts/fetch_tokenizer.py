@@ -1,4 +1,4 @@
-"""Fetch the tokenizer of a published encoder from the hub, or from where its weights lie."""
+"""Take the tokenizer of a published encoder from the hub, or from where its weights lie."""
 
 import shutil
 from pathlib import Path

@@ -98,6 +98,10 @@ def images_of(split, of=None):
             if one
             else tasks_of(wildcards, of)
         )
+        if undersampled and wildcards.encoder in TEXT_ENCODERS:
+            raise MergeloomError(
+                f"undersampling is of images, and {wildcards.encoder} reads text: balance by `sampler`"
+            )
         if undersampled:
             check_pretraining(wildcards.encoder, tasks)
         found = [path(task, form, undersampled) for task in tasks]

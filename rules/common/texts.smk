@@ -7,8 +7,6 @@ RENDERED_TEXTS, HUB_TEXTS, TEXT_FILES = (
     [t for t in TEXT_TASKS if source_of(PRESETS["tasks"][t]) == kind]
     for kind in ("rendered", "hub", "files")
 )
-
-
 # What of a preset says how a table is read and asked.
 TEXT_KEYS = ("prompt", "answers", "allow_empty")
 
@@ -105,12 +103,6 @@ def text_length(wildcards):
     return preset("encoders", wildcards.encoder)["text"]["length"]
 
 
-def pretraining_texts(wildcards):
-    """The tables that an encoder is pretrained on."""
-    tasks = pretraining_of(wildcards)["tasks"]
-    return expand("<data>/{task}/train.parquet", task=tasks)
-
-
 def tasks_of_pretraining(wildcards):
     """Params function: how the texts are asked that an encoder is pretrained on, in their order."""
     tasks = pretraining_of(wildcards)["tasks"]
@@ -122,17 +114,25 @@ def vocabulary_of(wildcards):
     return preset("encoders", wildcards.encoder)["architecture"]["vocab_size"]
 
 
+@explained
 def given_tokenizer(wildcards):
     """The tokenizer beside published weights, where these are files at hand."""
-    weights = Path(preset("encoders", wildcards.encoder)["weights"]["published"])
-    folder = weights if weights.is_dir() else weights.parent
-    return [str(folder / "tokenizer.json")] if weights.exists() else []
+    weights = given_weights(wildcards)
+    if not weights:
+        return []
+    path = Path(weights[0]).parent / "tokenizer.json"
+    if not path.is_file():
+        raise MergeloomError(
+            f"{path}: no such file. The tokenizer of the encoder {wildcards.encoder} belongs beside "
+            "its weights: put the tokenizer.json of the model there."
+        )
+    return [str(path)]
 
 
 def tokenizer_of_hub(wildcards):
     """Params function: the repository and revision that a published encoder's tokenizer is of."""
     encoder = preset("encoders", wildcards.encoder)
     return {
-        "hub": encoder["architecture"]["transformers"],
+        "hub": encoder["architecture"].get("transformers"),
         "revision": encoder["weights"]["published"],
     }

@@ -146,6 +146,83 @@ def test_an_extractor_of_no_known_kind_is_told_the_kinds(preset, message):
         check(preset, schema_named(CONFIG / "schema", "extractors"), "mine")
 
 
+TEXT = {"title": "Mine", "source": "tables", "prompt": "{a}", "answers": ["no", "yes"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": "Is it {a b}?"}, r"task 'mine': prompt .* 'a b' is no name of a column"),
+        ({"answers": {"number": "{:.0f}", "start": 0, "stop": 1, "step": 0.1}}, "writes 0 for two"),
+        ({"metric": "spearman"}, "task 'mine': metric 'spearman' is of numbers, but `answers` are"),
+        ({"source": {"rendered": "shapes"}}, "unknown text_renderer 'shapes'; .*grammar"),
+        (
+            {"source": {"rendered": "grammar"}},
+            "task 'mine': the prompt names 'a', but the renderer 'grammar' writes: sentence",
+        ),
+        (
+            {"source": {"rendered": "sentiment"}, "prompt": "{review}"},
+            "task 'mine': `answers` lack 'negative', 'positive', which the renderer 'sentiment'",
+        ),
+    ],
+)
+def test_a_task_of_texts_that_contradicts_itself_is_named(change, message, config, changed):
+    changed["tasks"]["mine"] = TEXT | change
+    with pytest.raises(MergeloomError, match=message):
+        check_study(config, changed)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (
+            ["digits", "grammar"],
+            r"benchmark 'mixed': mixes tasks of images \(digits\) and of texts \(grammar\)",
+        ),
+        (["grammar", "primer"], "benchmark 'mixed': the task 'primer' has `answers: any`"),
+    ],
+)
+def test_a_benchmark_that_no_encoder_reads_is_refused(tasks, message, config, changed):
+    changed["benchmarks"]["mixed"] = tasks
+    with pytest.raises(MergeloomError, match=message):
+        check_study(config, changed)
+
+
+def test_an_encoder_and_what_it_cannot_read_are_named(config, changed):
+    config["benchmarks"] = ["text4"]
+    with pytest.raises(
+        MergeloomError, match=r"'ViT-Nano' reads images, but 'grammar', .* are tasks of texts: take"
+    ):
+        check_study(config, changed)
+    config["benchmarks"] = ["demo8"]
+    changed["encoders"]["T5-Nano"]["weights"]["pretrain"]["tasks"] = ["primer", "digits"]
+    with pytest.raises(
+        MergeloomError, match="encoder 'T5-Nano' reads texts, but 'digits' is a task of images"
+    ):
+        check_study(config, changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classnames": ["a", "b"]}, "birds: unknown key 'classnames'; known keys: allow_empty"),
+        ({"prompt": None}, "birds: prompt: None is not of type 'string'"),
+        ({"metric": "f1"}, "birds: metric: 'f1' is not one of"),
+        ({"source": {"files": {"train": ["a.csv"]}}}, "birds: source.files: 'test' is a required"),
+        (
+            {"source": "shards"},
+            "birds: source: is 'shards', expected exactly one of: 'tables'; key",
+        ),
+    ],
+)
+def test_a_task_of_texts_is_told_what_is_wrong_in_it(change, message):
+    with pytest.raises(MergeloomError, match=message):
+        check(TEXT | change, schema_named(CONFIG / "schema", "tasks"), "birds")
+    lacking = {k: v for k, v in TEXT.items() if k != "prompt"}
+    with pytest.raises(MergeloomError, match="birds: 'prompt' is a required property"):
+        check(lacking, schema_named(CONFIG / "schema", "tasks"), "birds")
+
+
 def test_a_preset_defined_twice_names_both_places(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -4,6 +4,7 @@
 step}`), or `any`: then the labels are the answers' own texts, and the answers those that occur.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def answer_texts(answers: Any) -> list[str]:
         ) from None
     if not texts:
         raise MergeloomError(f"answers: no number between {start} and {stop}")
-    for before, after in zip(texts, texts[1:], strict=False):
+    for before, after in itertools.pairwise(texts):
         if before == after:
             raise MergeloomError(
                 f"answers: {form!r} writes {before} for two numbers {step} apart: give it more "

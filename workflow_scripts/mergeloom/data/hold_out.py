@@ -38,7 +38,7 @@ def hold_out(
     free = np.flatnonzero(~np.isin(order, np.asarray(excluded, np.int64)))
     if len(free) < max(wanted, 1) or not wanted:
         raise MergeloomError(
-            f"{title}: validation needs a tenth of the {count} training images, but only "
+            f"{title}: validation needs a tenth of the {count} training examples, but only "
             f"{min(len(free), wanted)} of them can be drawn (those that occur once, and not in "
             "test). Give the task a split `val`."
         )

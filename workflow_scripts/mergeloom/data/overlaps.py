@@ -117,7 +117,7 @@ def _leak(
     things, how = kind
     lines = [f"{title}: splits share {things}, {how}."]
     for overlap in overlaps:
-        (a, b), (in_a, in_b) = overlap["splits"], overlap["images"]
+        (a, b), (in_a, in_b) = overlap["splits"], overlap[things]
         pairs = ", ".join(" = ".join(pair) for pair in overlap["first"][:SHOWN])
         lines.append(
             f"{in_a} of the {len(places[a])} {things} of {a} and {in_b} of the {len(places[b])} of "

@@ -27,7 +27,7 @@ def fields_of(prompt: str) -> list[str]:
             )
     if not parts:
         raise MergeloomError(f"prompt {prompt!r}: names no column; write where texts go, {{text}}")
-    return list(dict.fromkeys(name for name, _, _ in parts))
+    return list(dict.fromkeys(name for name, _, _ in parts if name))
 
 
 def prompted(prompt: str, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:

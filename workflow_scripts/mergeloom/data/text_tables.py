@@ -80,8 +80,8 @@ def _texts(table: pa.Table, field: str, name: str, task: Mapping[str, Any]) -> l
     for row, text in enumerate(texts):
         if text is None or (not text.strip() and not task.get("allow_empty", False)):
             raise MergeloomError(
-                f"{name}: row {row}: column {field!r} is empty. Take the row out, or, if a text may "
-                "be empty, set `allow_empty: true` in the preset."
+                f"{name}: row {row}: column {field!r} is empty. Take the row out, or, if a text "
+                "may be empty, set `allow_empty: true` in the preset."
             )
     return texts
 
@@ -109,7 +109,7 @@ def _read(path: Path, name: str, fields: Sequence[str]) -> pa.Table:
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise MergeloomError(
-            f"{name}: is no {suffix[1:]} table, or is damaged ({reason}). If it should be one, make "
-            f"or fetch {path.resolve()} again."
+            f"{name}: is no {suffix[1:]} table, or is damaged ({reason}). If it should be one, "
+            f"make or fetch {path.resolve()} again."
         ) from error
     raise MergeloomError(f"{name}: is none of {', '.join(SUFFIXES)}, by its name")

@@ -1,10 +1,9 @@
-"""Splits of a text task: as prompts, and as tokens in one memory-mapped file per encoder."""
+"""Splits of a text task: compared, as prompts, and as tokens in a file for each encoder."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +14,6 @@ from mergeloom.data.prompts import prompted
 from mergeloom.data.split_record import indices_of
 from mergeloom.data.text_tables import LABEL, read_table
 from mergeloom.data.tokenizer import encode, read_tokenizer
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ANSWER_LENGTH = 64  # tokens of an answer at most
 
@@ -46,7 +42,8 @@ def read_prompts(
 
     Parameters
     ----------
-    record : which rows of train train and validate (`splits.json`); None where the table is a split.
+    record : which rows of train train and validate (`splits.json`); None where the table is all of
+        the split.
     split : of the record.
 
     Raises
@@ -128,22 +125,3 @@ def write_answers(
     if values is not None:
         tensors["values"] = torch.from_numpy(values)
     write_tensors(out, tensors, {**metadata, "metric": task.get("metric", "accuracy")})
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A tokenised split: `tokens` int32 [n, length] (memory-mapped), padded, `labels` int64 [n]."""
-
-    tokens: "Tensor"
-    labels: "Tensor"
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def open_texts(path: Path) -> Texts:
-    """Open a tokenised split without reading its tokens."""
-    from mergeloom.io.tensors import TensorFile
-
-    file = TensorFile(path)
-    return Texts(file["tokens"], file["labels"])

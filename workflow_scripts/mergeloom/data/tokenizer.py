@@ -1,4 +1,4 @@
-"""Tokenizers in the format of the `tokenizers` library: trained here, or read; texts to token ids."""
+"""Tokenizers in the format of the `tokenizers` library, trained here or read; texts as tokens."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from mergeloom.io.atomic import atomic_path
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The ids 0, 1, 2, as of T5 (arXiv 1910.10683).
+# Tokens 0, 1 and 2 of every T5 (arXiv 1910.10683); models count on the first two.
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 BYTES = 256
 
@@ -69,7 +69,8 @@ def read_tokenizer(path: Path) -> Any:
 
     Raises
     ------
-    MergeloomError – the file is missing, is no tokenizer, or has no token to pad or to end with.
+    MergeloomError – the file is missing, is no tokenizer, or has other tokens to pad and to end
+    with than a T5.
     """
     from tokenizers import Tokenizer
 
@@ -82,11 +83,12 @@ def read_tokenizer(path: Path) -> Any:
             f"{path}: is no tokenizer of the `tokenizers` library ({error}); expected the "
             "tokenizer.json of a model"
         ) from None
-    missing = [token for token in (PAD, END) if tokenizer.token_to_id(token) is None]
-    if missing:
-        raise MergeloomError(
-            f"{path}: has no token {' and no '.join(missing)}; expected the tokenizer of a T5"
-        )
+    for place, token in enumerate((PAD, END)):
+        if tokenizer.token_to_id(token) != place:
+            raise MergeloomError(
+                f"{path}: token {place} is {tokenizer.id_to_token(place)!r}, but that of a T5 is "
+                f"{token!r}; expected the tokenizer of a T5"
+            )
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mergeloom.data.decoded import Images, normalise, open_images
-from mergeloom.data.texts import open_texts
 from mergeloom.evaluation.batches import Preprocessing, batches
+from mergeloom.io.tensors import TensorFile
 from mergeloom.models.answers import PAD
 from mergeloom.models.family import get_family
 
@@ -57,11 +57,15 @@ class ImageExamples:
 
 
 class TextExamples:
-    """Texts as token ids (`mergeloom.data.texts`); a batch is cut to the longest text in it."""
+    """Texts as token ids, `tokens` int32 [n, length], and `labels` int64 [n].
+
+    Batches are cut to the longest text in them.
+    """
 
     def __init__(self, path: str | Path, device: str) -> None:
-        texts = open_texts(Path(path))
-        self.tokens, self.labels, self._device = texts.tokens, texts.labels, device
+        with TensorFile(path) as file:
+            self.tokens, self.labels = file.read("tokens"), file.read("labels")
+        self._device = device
 
     def __len__(self) -> int:
         return len(self.labels)
