@@ -20,7 +20,7 @@ rule fetch_extractor:
     params:
         extractor=at("extractors", "extractor"),
         origin=origin_of_extractor,
-        code=code("fetch_extractor.py", extractor="{extractor}"),
+        code=code("fetch_extractor.py", fetcher="{extractor}"),
         env=env(NETWORKS),
     message:
         "Fetching the feature extractor {wildcards.extractor}: {params.origin}"
@@ -39,6 +39,7 @@ rule extract_features:
     benchmark:
         "<benchmarks>/cache/{task}/features/{extractor}/{inputs}.jsonl"
     wildcard_constraints:
+        extractor=rf"(?!(?:{one_of(SENTENCE_ENCODERS)})/){NAME}",
         inputs=INPUTS_OF_FEATURES,
     conda:
         "../envs/environment.yaml"
@@ -57,3 +58,37 @@ rule extract_features:
         "Features of {wildcards.task}, {wildcards.inputs}, by {wildcards.extractor}"
     script:
         "../workflow_scripts/extract_features.py"
+
+
+rule extract_features_of_prompts:
+    input:
+        network=network_of_extractor,
+        prompts=prompts_of_extractor,
+        splits=record_of_texts,
+        answers=occurring_answers,
+    output:
+        features="<cache>/{task}/features/{extractor}/{inputs}.safetensors",
+    log:
+        "<logs>/cache/{task}/features/{extractor}/{inputs}.log",
+    benchmark:
+        "<benchmarks>/cache/{task}/features/{extractor}/{inputs}.jsonl"
+    wildcard_constraints:
+        extractor=one_of(SENTENCE_ENCODERS),
+        inputs=INPUTS_OF_FEATURES,
+    conda:
+        "../envs/environment.yaml"
+    threads: config["threads"]["evaluate"]
+    resources:
+        gpu=1,
+        mem_mb=memory_of_model,
+    params:
+        extractor=at("extractors", "extractor"),
+        task=asked,
+        batch_size=config["evaluation"]["batch_size"],
+        threads=config["threads"]["evaluate"],
+        code=code("extract_features_of_prompts.py", extractor="{extractor}"),
+        env=env((*NETWORKS, "pyarrow")),
+    message:
+        "Features of {wildcards.task}, {wildcards.inputs}, by {wildcards.extractor}"
+    script:
+        "../workflow_scripts/extract_features_of_prompts.py"

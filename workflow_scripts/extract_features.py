@@ -12,7 +12,6 @@ with job(snakemake) as j:
         encoder=j.params.encoder,
         weights=Path(j.input.network),
         examples=Path(j.input.examples),
-        texts=None,
         batch_size=j.params.batch_size,
         device=j.device,
         out=Path(j.output.features),

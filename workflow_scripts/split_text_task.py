@@ -8,7 +8,7 @@ from rule import job
 
 with job(snakemake) as j:
     splits = split_texts(
-        tables={split: Path(path) for split, path in j.input.items()},
+        tables={split: Path(path) for split, path in j.input.items() if path},
         task=j.params.task,
         seed=j.seed,
         allow_overlap=j.params.allow_overlap,

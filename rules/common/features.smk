@@ -3,11 +3,16 @@
 from mergeloom.config.extractors import (
     ENCODER,
     choose_extractor,
-    modality_of,
-    source_name,
+    modality_of_extractor,
 )
 
 PUBLISHED_EXTRACTORS = [e for e, p in PRESETS["extractors"].items() if ENCODER not in p]
+# Those that read the prompts of a task as they are, and not as an encoder's tokens.
+SENTENCE_ENCODERS = [
+    e
+    for e in PUBLISHED_EXTRACTORS
+    if modality_of_extractor(PRESETS["extractors"][e], PRESETS) == "text"
+]
 # What the versions of features depend on.
 NETWORKS = (*NUMBERS, "timm", "transformers", "tokenizers")
 # The splits that features are taken of, as they stand in a path; corrupted ones are of test images.
@@ -52,12 +57,16 @@ def network_of_extractor(wildcards):
 
 def check_modality(wildcards):
     """Refuse an extractor of texts for a task of images, and the other way round."""
-    reads = modality_of(preset("extractors", wildcards.extractor), PRESETS)
-    task = "text" if "prompt" in preset("tasks", wildcards.task) else "images"
+    reads = modality_of_extractor(preset("extractors", wildcards.extractor), PRESETS)
+    task = modality_of(preset("tasks", wildcards.task))
     if reads != task:
         raise MergeloomError(
             f"the extractor {wildcards.extractor!r} reads {reads}, but the task {wildcards.task!r} is "
             f"of {task}"
+        )
+    if reads == "text" and wildcards.inputs not in SPLITS:
+        raise MergeloomError(
+            f"{wildcards.inputs!r} is of images, and the task {wildcards.task!r} is of text"
         )
 
 
@@ -81,6 +90,14 @@ def examples_of_extractor(wildcards):
         split=split,
         form=form,
     )[0]
+
+
+@explained
+def prompts_of_extractor(wildcards):
+    """The table of the split that features of prompts are taken of."""
+    check_modality(wildcards)
+    split = wildcards.inputs
+    return table_of(split, instead="train" if split == "val" else None)(wildcards)
 
 
 @explained

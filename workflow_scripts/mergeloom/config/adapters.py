@@ -19,8 +19,8 @@ def check_adapter(name: str, adapter: Mapping[str, Any], presets: Presets) -> No
 
     Raises
     ------
-    MergeloomError – an unknown method, parameter or extractor, a merger for `vectors` that does not exist or
-    gives no task vector per task, or steps that are missing, or in vain.
+    MergeloomError – an unknown method, parameter or extractor, a merger for `vectors` that does not
+    exist or gives no task vector per task, or steps that are missing, or in vain.
     """
     where = f"adapter {name!r}"
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mergeloom.config.presets import choose
-from mergeloom.config.study import corruption_and_severity
+from mergeloom.config.study import check_encoder, corruption_and_severity, reads
 from mergeloom.errors import MergeloomError
 
 PLACE = {"encoder": "encoders", "experts": "experts", "benchmark": "benchmarks"}  # key -> kind
@@ -26,8 +26,9 @@ def check_adaptive(presets: Presets) -> None:
     Raises
     ------
     MergeloomError – an unknown encoder, collection of experts, benchmark, merger, adapter or
-    corruption; two entries of one place; a study whose name is that of a folder beside it; a
-    transfer from the encoder itself; what is compared on corrupted images but not on clean ones.
+    corruption; an encoder that cannot read the benchmark; two entries of one place; a study whose
+    name is that of a folder beside it; a transfer from the encoder itself; what is compared on
+    corrupted images but not on clean ones.
     """
     for study, given in presets["adaptive"].items():
         if study in TAKEN:
@@ -49,7 +50,13 @@ def check_adaptive(presets: Presets) -> None:
                     choose(kind, presets[kind], name)
                 except MergeloomError as error:
                     raise MergeloomError(f"{where}: {error}") from None
-            _check_corruptions(entry, presets["encoders"][entry["encoder"]], where)
+            encoder = presets["encoders"][entry["encoder"]]
+            of = presets["benchmarks"][entry["benchmark"]]
+            try:
+                check_encoder(entry["encoder"], encoder, of, presets["tasks"])
+            except MergeloomError as error:
+                raise MergeloomError(f"{where}: {error}") from None
+            _check_corruptions(entry, encoder, where)
             if entry.get("transfers", {}).get("from") == entry["encoder"]:
                 raise MergeloomError(
                     f"{where}: `transfers` are from {entry['encoder']} itself, where its adapters "
@@ -70,7 +77,7 @@ def _names(entry: Entry) -> Iterator[tuple[str, str]]:
 def _check_corruptions(entry: Entry, encoder: Mapping[str, Any], where: str) -> None:
     if "corruptions" not in entry:
         return
-    if "image" not in encoder:
+    if reads(encoder) == "text":
         raise MergeloomError(
             f"{where}: `corruptions` are of images, and {entry['encoder']} reads text: leave them "
             "out"

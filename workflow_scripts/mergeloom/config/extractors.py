@@ -16,16 +16,16 @@ def source_name(extractor: Mapping[str, Any]) -> str:
     return next(name for name in (ENCODER, *registered("extractor")) if name in extractor)
 
 
-def modality_of_encoder(encoder: Mapping[str, Any]) -> str:
-    """What an encoder reads, by its preset: `images` or `text`."""
-    return "images" if "image" in encoder else "text"
+def reads(encoder: Mapping[str, Any]) -> str:
+    """What an encoder's examples are, by its preset: `text` or `images`."""
+    return "text" if "text" in encoder else "images"
 
 
-def modality_of(extractor: Mapping[str, Any], presets: Presets) -> str:
+def modality_of_extractor(extractor: Mapping[str, Any], presets: Presets) -> str:
     """What an extractor reads: `images` or `text`."""
     source = source_name(extractor)
     if source == ENCODER:
-        return modality_of_encoder(presets["encoders"][extractor[ENCODER]])
+        return reads(presets["encoders"][extractor[ENCODER]])
     return str(registered("extractor")[source].options["modality"])
 
 
@@ -50,12 +50,11 @@ def choose_extractor(adapter: Mapping[str, Any], encoder: str, presets: Presets)
 
 def check_extractor(name: str, encoder: str, presets: Presets) -> None:
     """Check that an extractor exists and reads what an encoder reads."""
-    found = modality_of(choose("extractors", presets["extractors"], name), presets)
-    wanted = modality_of_encoder(presets["encoders"][encoder])
+    found = modality_of_extractor(choose("extractors", presets["extractors"], name), presets)
+    wanted = reads(presets["encoders"][encoder])
     if found != wanted:
-        fitting = [
-            n for n, e in sorted(presets["extractors"].items()) if modality_of(e, presets) == wanted
-        ]
+        there_is = sorted(presets["extractors"].items())
+        fitting = [n for n, e in there_is if modality_of_extractor(e, presets) == wanted]
         raise MergeloomError(
             f"extractor {name!r} reads {found}, but the encoder {encoder!r} reads {wanted}; "
             f"extractors of {wanted}: {', '.join(fitting) or 'none'}"

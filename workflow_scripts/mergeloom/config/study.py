@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergeloom.config.adapters import check_adapter
-from mergeloom.config.extractors import ENCODER, check_extractor
+from mergeloom.config.extractors import ENCODER, check_extractor, reads
 from mergeloom.config.presets import choose
 from mergeloom.data.answers import ANY, answer_texts
 from mergeloom.data.layout import check_names, modality_of, source_of
@@ -149,11 +149,6 @@ def check_modalities(where: str, names: Sequence[str], tasks: Mapping[str, Any])
             f"{where}: mixes tasks of images ({', '.join(kinds['images'])}) and of texts "
             f"({', '.join(kinds['text'])}); no encoder reads both: make two of it"
         )
-
-
-def reads(encoder: Mapping[str, Any]) -> str:
-    """What an encoder's examples are, by its preset: `text` or `images`."""
-    return "text" if "text" in encoder else "images"
 
 
 def check_encoder(

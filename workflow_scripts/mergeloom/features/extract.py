@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ def extract_features(
     extractor: Mapping[str, Any],
     encoder: Mapping[str, Any] | None,
     weights: Path,
-    examples: Path,
-    texts: Sequence[str] | None,
+    examples: Path | Sequence[str],
     batch_size: int,
     device: str,
     out: Path,
@@ -39,33 +39,33 @@ def extract_features(
     name, extractor : the preset.
     encoder : the preset of the encoder that the extractor names, if it names one.
     weights : the encoder's base, or the file that was made of a published network.
-    examples : the split as the encoder reads it, or images decoded at the extractor's size.
-    texts : the split as texts, in its order, for a network that reads text and is no encoder.
+    examples : a file with the split as the encoder reads it, or with images decoded at the
+        extractor's size; or the split as texts in its order, for a published network that reads
+        text.
 
     Raises
     ------
     MergeloomError
         If a feature is not finite, or the weights are of another network.
     """
+    network: Network
+    batches: Iterable[Any]
     with TensorFile(weights) as file:
         if encoder is not None:
             family, tower = get_family(encoder["family"]), place_tower(encoder, file, device)
-            preprocessing = dict(encoder[{"images": "image"}.get(family.modality, family.modality)])
-            batches = inputs(open_examples(examples, encoder, device).batches(batch_size))
-
-            def network(batch: Any) -> Tensor:
-                features: Tensor = family.features(tower, batch)
-                return features
-
+            network = partial(family.features, tower)
+            preprocessing = dict(encoder["text" if family.modality == "text" else "image"])
         else:
             source = source_of(extractor)
-            module = source.build(extractor, file).to(device).eval().requires_grad_(False)
-            preprocessing, network = source.preprocessing(extractor, file), module
-            if texts is None:
-                images = ImageExamples(open_images(examples), extractor["image"], device)
-                batches = inputs(images.batches(batch_size))
-            else:
-                batches = (texts[i : i + batch_size] for i in range(0, len(texts), batch_size))
+            network = source.build(extractor, file).to(device).eval().requires_grad_(False)
+            preprocessing = source.preprocessing(extractor, file)
+    if not isinstance(examples, Path):
+        batches = (examples[i : i + batch_size] for i in range(0, len(examples), batch_size))
+    elif encoder is not None:
+        batches = inputs(open_examples(examples, encoder, device).batches(batch_size))
+    else:
+        images = ImageExamples(open_images(examples), extractor["image"], device)
+        batches = inputs(images.batches(batch_size))
     features = features_of(network, batches)
     check_finite(features, out, FEATURES)
     description = {

@@ -9,14 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergeloom.errors import MergeloomError
+from mergeloom.features.automodel import CONFIG, WEIGHTS, build_model, pretrained_weights
 from mergeloom.features.model_files import ModelFiles
-from mergeloom.features.source import Published, extractor
-from mergeloom.features.transformers_networks import (
-    CONFIG,
-    WEIGHTS,
-    build_model,
-    pretrained_weights,
-)
+from mergeloom.features.source import Published, extractor, fetcher
 from mergeloom.io.tensors import TensorFile
 
 if TYPE_CHECKING:
@@ -30,18 +25,6 @@ PARTS = ("Transformer", "Pooling", "Normalize")
 @extractor("sentence_transformers", modality="text")
 class SentenceTransformers:
     """A sentence encoder of the hub, or in a folder."""
-
-    def fetch(self, extractor: Mapping[str, Any]) -> Published:
-        """Fetch configuration, tokenizer and weights; safetensors only.
-
-        Raises
-        ------
-        MergeloomError
-            If the model is made of other parts than a transformer, a mean and a norm; as
-            `ModelFiles` does.
-        """
-        name = extractor["sentence_transformers"]
-        return read_sentence_encoder(ModelFiles(name, extractor.get("revision")))
 
     def build(self, extractor: Mapping[str, Any], file: TensorFile) -> "nn.Module":
         """The encoder with the file's weights: texts in, features out."""
@@ -57,9 +40,25 @@ class SentenceTransformers:
 class Package(SentenceTransformers):
     """A sentence encoder within an installed package, whose own code is not run."""
 
-    def fetch(self, extractor: Mapping[str, Any]) -> Published:
-        """Read the files of the package; raises as `ModelFiles.of_package` does."""
-        return read_sentence_encoder(ModelFiles.of_package(extractor["package"]))
+
+@fetcher("sentence_transformers")
+def fetch_sentence_transformers(extractor: Mapping[str, Any]) -> Published:
+    """Fetch configuration, tokenizer and weights; safetensors only.
+
+    Raises
+    ------
+    MergeloomError
+        If the model is made of other parts than a transformer, a mean and a norm; as
+        `ModelFiles` does.
+    """
+    name = extractor["sentence_transformers"]
+    return read_sentence_encoder(ModelFiles(name, extractor.get("revision")))
+
+
+@fetcher("package")
+def fetch_package(extractor: Mapping[str, Any]) -> Published:
+    """Read the files of the package; raises as `ModelFiles.of_package` does."""
+    return read_sentence_encoder(ModelFiles.of_package(extractor["package"]))
 
 
 def read_sentence_encoder(files: ModelFiles) -> Published:

@@ -1,7 +1,8 @@
 """Where extractors come from: libraries of pretrained networks, each a source registered by name.
 
-A source fetches a network once, into one safetensors file whose header holds what else is needed
-to build it; from then on nothing is downloaded.
+A network is fetched once, into one safetensors file whose header holds what else is needed to build
+it; from then on nothing is downloaded. How it is fetched is registered apart from how it is built,
+so that what is computed with a network does not depend on how a hub is asked.
 """
 
 import importlib
@@ -22,7 +23,7 @@ Modality = Literal["images", "text"]
 
 @dataclass(frozen=True)
 class Published:
-    """A published network as it was fetched.
+    """A published network as it was fetched, by a function of the extractor's preset.
 
     Attributes
     ----------
@@ -39,10 +40,6 @@ class Published:
 class Source(Protocol):
     """What a library of pretrained networks provides; `extractor` is the preset."""
 
-    def fetch(self, extractor: Mapping[str, Any]) -> Published:
-        """Download the network, unless it is at hand."""
-        ...
-
     def build(self, extractor: Mapping[str, Any], file: "TensorFile") -> "nn.Module":
         """The network from the file that was made of it.
 
@@ -56,7 +53,10 @@ class Source(Protocol):
         ...
 
 
+Fetch = Callable[[Mapping[str, Any]], Published]
+
 _SOURCES: dict[str, Source] = {}
+_FETCHERS: dict[str, Fetch] = {}
 _Class = TypeVar("_Class", bound=type)
 
 
@@ -73,12 +73,38 @@ def extractor(name: str, *, modality: Modality) -> Callable[[_Class], _Class]:
     return register
 
 
+def fetcher(name: str) -> Callable[[Fetch], Fetch]:
+    """Register the function that fetches networks of the source `name`, unless they are at hand."""
+
+    def register(function: Fetch) -> Fetch:
+        _FETCHERS[name] = function
+        return function
+
+    return register
+
+
 def source_of(extractor: Mapping[str, Any]) -> Source:
     """The source of an extractor's preset."""
+    _import_modules()
+    return next(source for name, source in _SOURCES.items() if name in extractor)
+
+
+def fetch_network(extractor: Mapping[str, Any]) -> Published:
+    """Fetch the network of an extractor's preset.
+
+    Raises
+    ------
+    MergeloomError
+        As the function that is registered for its source does.
+    """
+    _import_modules()
+    return next(fetch for name, fetch in _FETCHERS.items() if name in extractor)(extractor)
+
+
+def _import_modules() -> None:
     package = importlib.import_module("mergeloom.features")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    return next(source for name, source in _SOURCES.items() if name in extractor)
 
 
 def library(name: str, extra: str) -> Any:

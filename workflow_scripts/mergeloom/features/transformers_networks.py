@@ -1,20 +1,16 @@
 """Image networks of transformers, pretrained, without their classifiers."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergeloom.errors import MergeloomError
+from mergeloom.features.automodel import CONFIG, WEIGHTS, build_model, pretrained_weights
 from mergeloom.features.model_files import ModelFiles
-from mergeloom.features.source import Published, extractor
+from mergeloom.features.source import Published, extractor, fetcher
 from mergeloom.io.tensors import TensorFile
-from mergeloom.models.torchvision_cure import cure_torchvision
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @extractor("transformers", modality="images")
@@ -24,22 +20,6 @@ class Transformers:
     Images are scaled to the preset's size and normalised, as everywhere here; the model's own
     processor crops a larger image, and is not asked.
     """
-
-    def fetch(self, extractor: Mapping[str, Any]) -> Published:
-        """Fetch configuration and weights; safetensors only.
-
-        Raises
-        ------
-        MergeloomError
-            If weights are missing for a part of the network, or as `ModelFiles` does.
-        """
-        files = ModelFiles(extractor["transformers"], extractor.get("revision"))
-        config, weights = files.path(CONFIG), files.path(WEIGHTS)
-        return Published(
-            pretrained_weights(files.model, config, weights),
-            files.record,
-            {"config": config.read_text()},
-        )
 
     def build(self, extractor: Mapping[str, Any], file: TensorFile) -> "nn.Module":
         """The network with the file's weights."""
@@ -67,52 +47,19 @@ class Transformers:
         return dict(extractor["image"])
 
 
-def pretrained_weights(model: str, config: Path, weights: Path) -> "dict[str, Tensor]":
-    """Weights of transformers' `AutoModel` of a configuration, in float32.
-
-    Parameters
-    ----------
-    config, weights : config.json and model.safetensors, in one folder.
+@fetcher("transformers")
+def fetch_transformers(extractor: Mapping[str, Any]) -> Published:
+    """Fetch configuration and weights; safetensors only.
 
     Raises
     ------
     MergeloomError
-        If the file lacks weights of the model, which would then stay random.
+        If weights are missing for a part of the network, or as `ModelFiles` does.
     """
-    import torch
-
-    cure_torchvision()
-    from transformers import AutoModel
-
-    try:
-        network, report = AutoModel.from_pretrained(
-            config.parent,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise MergeloomError(f"{model}: transformers cannot read the model: {error}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise MergeloomError(
-            f"{model}: {weights.name} lacks {len(missing)} weights of the network, the first are "
-            f"{', '.join(missing[:3])}; they would stay random. Name another model."
-        )
-    return dict(network.state_dict())
-
-
-def build_model(file: TensorFile) -> "nn.Module":
-    """The model of the configuration in a file's header, with the file's weights."""
-    import torch
-
-    cure_torchvision()
-    from transformers import CONFIG_MAPPING, AutoModel
-
-    given = json.loads(file.metadata["config"])
-    config = CONFIG_MAPPING[given["model_type"]].from_dict(given)
-    with torch.random.fork_rng(devices=[]):  # initial weights, overwritten at once
-        network: nn.Module = AutoModel.from_config(config, dtype=torch.float32)
-    network.load_state_dict({key: file.read(key) for key in file})
-    return network
+    files = ModelFiles(extractor["transformers"], extractor.get("revision"))
+    config, weights = files.path(CONFIG), files.path(WEIGHTS)
+    return Published(
+        pretrained_weights(files.model, config, weights),
+        files.record,
+        {"config": config.read_text()},
+    )

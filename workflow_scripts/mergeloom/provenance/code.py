@@ -35,6 +35,7 @@ REGISTRIES = {
     "evaluator": "mergeloom/evaluation/evaluators",
     "adapter": "mergeloom/adaptive/methods",
     "extractor": "mergeloom/features",
+    "fetcher": "mergeloom/features",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them

@@ -77,8 +77,12 @@ def _ticks(low: float, high: float, margin: float) -> list[float]:
     decades = [float(decade) for decade in range(first, last + 1)]
     if len(decades) > 1:
         return decades[:: -(-len(decades) // 6)]
-    near = [d + np.log10(k) for d in range(int(np.floor(low)), last + 1) for k in (1, 2, 5)]
-    return [log for log in near if low - margin <= log <= high + margin] or [low]
+    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+        near = [d + np.log10(k) for d in range(int(np.floor(low)), last + 1) for k in digits]
+        ticks = [log for log in near if low - margin <= log <= high + margin]
+        if len(ticks) > 1:
+            return ticks
+    return [low]
 
 
 def _count(value: float) -> str:

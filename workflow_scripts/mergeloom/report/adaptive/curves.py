@@ -66,7 +66,8 @@ def curves(
             for axes in panels[2 * row : 2 * row + 2, column]:
                 axes.set_visible(False)
         _align(panels[0::2], _range(adapted, "val_accuracy"), "validation accuracy")
-        _align(panels[1::2], (0, _range(adapted, "entropy")[1]), "entropy, nats")
+        highest = max(curve["entropy"].max() for _, curve in adapted.values())
+        _align(panels[1::2], (0, 1.06 * highest), "entropy, nats")
         legend(fig, key)
         return fig
 
