@@ -31,7 +31,13 @@ rule adapt_model:
         evaluation={"batch_size": config["evaluation"]["batch_size"]},
         seed=adapter_seed,
         threads=config["threads"]["finetune"],
-        code=code("adapt_model.py", adapter="{adapter}", family="{encoder}"),
+        code=code(
+            "adapt_model.py",
+            adapter="{adapter}",
+            family="{encoder}",
+            supplied="{encoder}",
+            evaluator="{encoder}",
+        ),
         env=env(NUMBERS),
     message:
         "Adapting {wildcards.adapter} on {wildcards.benchmark} ({wildcards.encoder}, {wildcards.experts})"
@@ -63,7 +69,13 @@ use rule adapt_model as adapt_on_corrupted with:
         evaluation={"batch_size": config["evaluation"]["batch_size"]},
         seed=adapter_seed,
         threads=config["threads"]["finetune"],
-        code=code("adapt_model.py", adapter="{adapter}", family="{encoder}"),
+        code=code(
+            "adapt_model.py",
+            adapter="{adapter}",
+            family="{encoder}",
+            supplied="{encoder}",
+            evaluator="{encoder}",
+        ),
         env=env(NUMBERS),
     message:
         "Adapting {wildcards.adapter} on {wildcards.benchmark}, {wildcards.corruption} {wildcards.severity} ({wildcards.encoder})"
@@ -74,6 +86,7 @@ rule evaluate_adapted:
         adapted=f"{ADAPTED}.safetensors",
         base="<models>/{encoder}/base.safetensors",
         task_vectors=vectors_combined,
+        svd=svd_of_low_rank,
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         val=validation_images_of_benchmark,
         test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
@@ -100,7 +113,13 @@ rule evaluate_adapted:
         evaluation=config["evaluation"],
         seed=adapter_seed,
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_adapted.py", adapter="{adapter}", family="{encoder}"),
+        code=code(
+            "evaluate_adapted.py",
+            adapter="{adapter}",
+            family="{encoder}",
+            supplied="{encoder}",
+            evaluator="{encoder}",
+        ),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.adapter} on {wildcards.benchmark} ({wildcards.encoder}, {wildcards.experts})"
@@ -113,6 +132,7 @@ use rule evaluate_adapted as evaluate_adapted_on_corrupted with:
         adapted=f"{ADAPTED_TO_CORRUPTED}.safetensors",
         base="<models>/{encoder}/base.safetensors",
         task_vectors=vectors_combined,
+        svd=svd_of_low_rank,
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         test=over_tasks(f"<cache>/{{task}}/test_{{form}}_{CORRUPTED}.safetensors"),
         features=features_read(corrupted_split),
@@ -132,7 +152,13 @@ use rule evaluate_adapted as evaluate_adapted_on_corrupted with:
         evaluation=config["evaluation"],
         seed=adapter_seed,
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_adapted.py", adapter="{adapter}", family="{encoder}"),
+        code=code(
+            "evaluate_adapted.py",
+            adapter="{adapter}",
+            family="{encoder}",
+            supplied="{encoder}",
+            evaluator="{encoder}",
+        ),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.adapter} on {wildcards.benchmark}, {wildcards.corruption} {wildcards.severity} ({wildcards.encoder})"
@@ -143,6 +169,7 @@ use rule evaluate_adapted as evaluate_transferred with:
         adapted=state_of_source,
         base="<models>/{encoder}/base.safetensors",
         task_vectors=vectors_combined,
+        svd=svd_of_low_rank,
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors"),
         val=validation_images_of_benchmark,
         test=over_tasks("<cache>/{task}/test_{form}.safetensors"),
@@ -164,6 +191,7 @@ use rule evaluate_adapted as evaluate_adapted_on_other_tasks with:
         adapted=f"{ADAPTED}.safetensors",
         base="<models>/{encoder}/base.safetensors",
         task_vectors=vectors_combined,
+        svd=svd_of_low_rank,
         heads=over_tasks("<models>/{encoder}/heads/{task}.safetensors", of="other"),
         test=over_tasks("<cache>/{task}/test_{form}.safetensors", of="other"),
         features=features_read("test", of="other"),
@@ -183,7 +211,13 @@ use rule evaluate_adapted as evaluate_adapted_on_other_tasks with:
         evaluation=config["evaluation"],
         seed=adapter_seed,
         threads=config["threads"]["evaluate"],
-        code=code("evaluate_adapted.py", adapter="{adapter}", family="{encoder}"),
+        code=code(
+            "evaluate_adapted.py",
+            adapter="{adapter}",
+            family="{encoder}",
+            supplied="{encoder}",
+            evaluator="{encoder}",
+        ),
         env=env(NUMBERS),
     message:
         "Evaluating {wildcards.adapter} of {wildcards.benchmark} on {wildcards.other} ({wildcards.encoder})"

@@ -44,6 +44,7 @@ with job(snakemake) as j:
         seed=j.seed,
         provenance=j.provenance,
         evaluated_on=j.params.get("evaluated_on"),
+        svd=j.input.svd,
     )
     write_parquet(Path(j.output.coefficients), found.coefficients, j.metadata())
     write_json(j.output.times, times_of(j.input.adapted, found, j.device))

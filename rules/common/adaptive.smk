@@ -61,6 +61,14 @@ def vectors_combined(wildcards):
     )
 
 
+def svd_of_low_rank(wildcards):
+    """SVD caches of the experts' task vectors, for an adapter that is evaluated in a low-rank form."""
+    adapter = preset("adapters", wildcards.adapter)
+    if "vectors" in adapter or "rank" not in adapter.get("evaluation", {}):
+        return []
+    return over_tasks("<models>/{encoder}/{experts}/{task}/svd.safetensors")(wildcards)
+
+
 def features_read(split, of="benchmark"):
     """Input function: the features of a split that an adapter reads; none for one that reads none.
 

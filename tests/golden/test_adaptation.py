@@ -395,14 +395,14 @@ def test_the_best_step_is_the_first_of_the_highest_validation_accuracy():
 
 
 def test_patience_ends_adaptation_and_best_keeps_its_state(study, tmp_path):
-    plan = {**STEPS, "steps": 40, "checkpoint": 1, "patience": 2, "keep": "best", "lr": 3.0}
+    plan = {**STEPS, "steps": 20, "checkpoint": 1, "patience": 1, "keep": "best", "lr": 3.0}
     paths = adapt(study, {**GATE, "adaptation": plan}, tmp_path)
     stored = read_state(paths["out"])
     curve = pd.read_parquet(paths["curve"])
     average = curve[curve.task == "average"]
     best = int(average.step[average.val_normalized_accuracy.idxmax()])
     assert stored.adaptation["chosen"] == best
-    assert stored.adaptation["stopped"] == {"step": best + 2, "reason": "patience"}
+    assert stored.adaptation["stopped"] == {"step": best + 1, "reason": "patience"}
     with TensorFile(paths["checkpoints"]) as file:
         place = file["steps"].tolist().index(best)
         assert torch.equal(file["bias"][place], stored.state["bias"])

@@ -88,6 +88,25 @@ def test_ties_is_by_default_of_a_fifth_of_the_whole_model_and_its_mean(study: St
     assert_agree(study.merge("ties"), ties(study, study.deltas, 0.2, "model", "mean"), ELEMENTWISE)
 
 
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+def test_ties_vectors_are_each_tasks_own_share_of_the_sum_that_ties_makes(
+    any_study: Study, scope: str
+) -> None:
+    deltas = any_study.deltas
+    if scope == "model":
+        kept = trim(flat(deltas), 0.2)
+    else:
+        kept = flat(by_tensor(deltas, lambda one: trim(one, 0.2)))
+    sums = kept.sum(0)
+    signs = np.where(sums == 0, 1 if np.sign(sums).sum() > 0 else -1, np.sign(sums))
+    vectors = any_study.merge("ties_vectors", {"scope": scope})
+    for task, own in enumerate(np.where(np.sign(kept) == signs, kept, 0)):
+        found = {key: values[task] for key, values in vectors.items()}
+        assert_agree(found, like(own, any_study.shapes), ELEMENTWISE)
+    summed = {key: values.sum(0) for key, values in vectors.items()}
+    assert_agree(summed, any_study.merge("ties", {"scope": scope, "merge": "sum"}), ELEMENTWISE)
+
+
 # Without a majority the paper's code takes the negative values.
 @pytest.mark.parametrize(
     ("others", "expected"), [([1.0, 1.0], 1.0), ([-1.0, -1.0], -1.0), ([1.0, -1.0], -1.0)]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mergeloom.adaptive.adapter import Adapter, observed
@@ -26,8 +27,15 @@ class Evaluation:
     times: dict[str, float]
 
 
-def take_low_rank(adapter: Adapter, evaluation: Mapping[str, Any], name: str) -> dict[str, Any]:
+def take_low_rank(
+    adapter: Adapter,
+    evaluation: Mapping[str, Any],
+    name: str,
+    svd: Sequence[str | Path] | None = None,
+) -> dict[str, Any]:
     """Put low-rank forms in place of the matrices' task vectors if the preset's `rank` asks for it.
+
+    svd : SVD caches of the task vectors; None where there are none, as of another merger's.
 
     Returns
     -------
@@ -44,7 +52,7 @@ def take_low_rank(adapter: Adapter, evaluation: Mapping[str, Any], name: str) ->
         raise MergeloomError(
             f"adapter {name!r} has no low-rank form: leave evaluation.rank out of its preset"
         )
-    return {"form": "low_rank", "rank": rank, "error": adapter.mixture.low_rank(rank)}
+    return {"form": "low_rank", "rank": rank, "error": adapter.mixture.low_rank(rank, svd)}
 
 
 def evaluate_adapted(

@@ -206,6 +206,7 @@ def evaluate_files(
     seed: int,
     provenance: Mapping[str, Any],
     evaluated_on: Mapping[str, Any] | None = None,
+    svd: Paths | None = None,
 ) -> Evaluation:
     """Evaluate what `adapt_files` wrote.
 
@@ -214,6 +215,7 @@ def evaluate_files(
     source : the encoder that it was adapted on, where that is another one.
     features, val_features : φ(x) of the test and validation splits of `benchmark`, for an adapter
         that takes any.
+    svd : SVD caches of the task vectors, for a low-rank form; computed where there are none.
 
     Raises
     ------
@@ -225,7 +227,7 @@ def evaluate_files(
     stored = read_state(adapted)
     load_state(adapter, stored, subject.sidecar, source)
     given: Mapping[str, Any] = subject.preset.get("evaluation", {})
-    form = take_low_rank(adapter, given, name)
+    form = take_low_rank(adapter, given, name, svd or None)
     of_splits: dict[str, Features | None] = {
         "test": subject.features(features, benchmark.examples["test"])
     }

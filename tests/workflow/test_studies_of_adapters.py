@@ -47,7 +47,7 @@ def test_what_a_study_has_not_is_told(fresh, target, message):
     done = fresh.run(target, "-n", check=False)
     assert done.returncode
     assert message in done.stdout
-    assert "Traceback" not in done.stdout
+    assert "Traceback (most recent call last)" not in done.stdout
 
 
 def test_a_study_of_the_name_of_a_rule_is_refused(fresh):
