@@ -14,15 +14,15 @@ Scores = dict[str, dict[str, float]]  # task -> accuracy, loss, n, normalized_ac
 def normalise_scores(scores: Scores, reference: Mapping[str, Mapping[str, float]]) -> Scores:
     """Add `normalized_accuracy`: accuracy over that of the task's own fine-tuned model.
 
-    Raises MergeloomError when a fine-tuned model has accuracy 0, which nothing can be divided by.
+    Raises MergeloomError when a fine-tuned model has no accuracy above 0 to divide by.
     """
     normalised = {}
     for task, score in scores.items():
         best = reference[task]["accuracy"]
-        if best == 0:
+        if best <= 0:
             raise MergeloomError(
-                f"{task}: its fine-tuned model has accuracy 0, so nothing can be normalised by it; "
-                "look at its learning curve, or leave the task out of the benchmark"
+                f"{task}: its fine-tuned model has accuracy {best:.3g}, so nothing can be "
+                "normalised by it; look at its learning curve, or leave the task out of the benchmark"
             )
         normalised[task] = {**score, "normalized_accuracy": score["accuracy"] / best}
     return normalised

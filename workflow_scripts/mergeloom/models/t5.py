@@ -242,22 +242,21 @@ def _shape(tensors: Mapping[str, Tensor], key: str) -> Any:
 
 
 def sizes(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """T5Config's keys: those of a published model by its name, or those that the preset has.
+    """T5Config's keys: those that the preset has, or those of a published model by its name.
 
     Raises
     ------
     MergeloomError
-        If the name is of no model that is known.
+        If there are none, and the name is of no model that is known.
     """
-    if "transformers" not in architecture:
-        return dict(architecture)
-    name = architecture["transformers"]
-    if name not in PUBLISHED:
+    given = {key: value for key, value in architecture.items() if key != "transformers"}
+    name = architecture.get("transformers")
+    if not given and name not in PUBLISHED:
         raise MergeloomError(
             f"architecture.transformers: {name!r} is none of {', '.join(PUBLISHED)}; of another "
-            "T5, give T5Config's keys (d_model, d_ff, num_layers, …) instead"
+            "T5, give T5Config's keys (d_model, d_ff, num_layers, …), too"
         )
-    return PUBLISHED[name]
+    return given or PUBLISHED[str(name)]
 
 
 def model_config(architecture: Mapping[str, Any]) -> Any:
