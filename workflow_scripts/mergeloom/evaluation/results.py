@@ -21,8 +21,8 @@ def normalise_scores(scores: Scores, reference: Mapping[str, Mapping[str, float]
         best = reference[task]["accuracy"]
         if best <= 0:
             raise MergeloomError(
-                f"{task}: its fine-tuned model has accuracy {best:.3g}, so nothing can be "
-                "normalised by it; look at its learning curve, or leave the task out of the benchmark"
+                f"{task}: its fine-tuned model has accuracy {best:.3g}, which nothing can be "
+                "normalised by; look at its learning curve, or leave the task out of the benchmark"
             )
         normalised[task] = {**score, "normalized_accuracy": score["accuracy"] / best}
     return normalised
