@@ -40,7 +40,7 @@ rule extract_features:
         "<benchmarks>/cache/{task}/features/{extractor}/{inputs}.jsonl"
     wildcard_constraints:
         extractor=rf"(?!(?:{one_of(SENTENCE_ENCODERS)})/){NAME}",
-        inputs=INPUTS_OF_FEATURES,
+        inputs=FURTHER_INPUTS_OF_FEATURES,
     conda:
         "../envs/environment.yaml"
     threads: config["threads"]["evaluate"]
@@ -58,6 +58,24 @@ rule extract_features:
         "Features of {wildcards.task}, {wildcards.inputs}, by {wildcards.extractor}"
     script:
         "../workflow_scripts/extract_features.py"
+
+
+# A job starts for longer than a small network takes for what evaluations read, so that is one.
+use rule extract_features as extract_features_of_evaluation with:
+    input:
+        network=network_of_extractor,
+        examples=evaluation_examples_of_extractor,
+    output:
+        val="<cache>/{task}/features/{extractor}/val.safetensors",
+        test="<cache>/{task}/features/{extractor}/test.safetensors",
+    log:
+        "<logs>/cache/{task}/features/{extractor}/evaluation.log",
+    benchmark:
+        "<benchmarks>/cache/{task}/features/{extractor}/evaluation.jsonl"
+    wildcard_constraints:
+        extractor=rf"(?!(?:{one_of(SENTENCE_ENCODERS)})/){NAME}",
+    message:
+        "Features of {wildcards.task}, validation and test, by {wildcards.extractor}"
 
 
 rule extract_features_of_prompts:

@@ -17,6 +17,8 @@ SENTENCE_ENCODERS = [
 NETWORKS = (*NUMBERS, "timm", "transformers", "tokenizers")
 # The splits that features are taken of, as they stand in a path; corrupted ones are of test images.
 INPUTS_OF_FEATURES = r"(undersample/)?(train|val)|test(_[a-z_]+[1-5])?"
+# Those that are made by themselves: all but what evaluations read.
+FURTHER_INPUTS_OF_FEATURES = r"(undersample/)?train|undersample/val|test_[a-z_]+[1-5]"
 
 
 @explained
@@ -55,7 +57,7 @@ def network_of_extractor(wildcards):
     )[0]
 
 
-def check_modality(wildcards):
+def check_modality(wildcards, inputs):
     """Refuse an extractor of texts for a task of images, and the other way round."""
     reads = modality_of_extractor(preset("extractors", wildcards.extractor), PRESETS)
     task = modality_of(preset("tasks", wildcards.task))
@@ -64,23 +66,34 @@ def check_modality(wildcards):
             f"the extractor {wildcards.extractor!r} reads {reads}, but the task {wildcards.task!r} is "
             f"of {task}"
         )
-    if reads == "text" and wildcards.inputs not in SPLITS:
+    if reads == "text" and inputs not in SPLITS:
         raise MergeloomError(
-            f"{wildcards.inputs!r} is of images, and the task {wildcards.task!r} is of text"
+            f"{inputs!r} is of images, and the task {wildcards.task!r} is of text"
         )
 
 
 @explained
 def examples_of_extractor(wildcards):
     """The split that features are taken of, in the form that the extractor reads."""
+    return examples_in_form(wildcards, wildcards.inputs)
+
+
+@explained
+def evaluation_examples_of_extractor(wildcards):
+    """Validation and test split, in the form that the extractor reads."""
+    return [examples_in_form(wildcards, split) for split in ("val", "test")]
+
+
+def examples_in_form(wildcards, inputs):
+    """A split by how it stands in a path of features, in the form that the extractor reads."""
     extractor = preset("extractors", wildcards.extractor)
-    check_modality(wildcards)
+    check_modality(wildcards, inputs)
     form = (
         form_of(extractor[ENCODER])
         if ENCODER in extractor
         else f"{extractor['image']['size']}px"
     )
-    split, _, corrupted = wildcards.inputs.partition("_")
+    split, _, corrupted = inputs.partition("_")
     if corrupted:
         corruption_and_severity(corrupted)
         form = f"{form}_{corrupted}"
@@ -95,8 +108,8 @@ def examples_of_extractor(wildcards):
 @explained
 def prompts_of_extractor(wildcards):
     """The table of the split that features of prompts are taken of."""
-    check_modality(wildcards)
     split = wildcards.inputs
+    check_modality(wildcards, split)
     return table_of(split, instead="train" if split == "val" else None)(wildcards)
 
 

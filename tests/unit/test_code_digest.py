@@ -135,7 +135,10 @@ def test_how_splits_are_compared_decodes_no_image_again(scripts):
 
 
 def test_how_the_hub_is_asked_belongs_to_the_rules_that_download(scripts):
-    downloading = {"download_task.py", "fetch_encoder.py", "import_checkpoint.py"}
+    downloading = {
+        "download_task.py", "download_text_task.py", "fetch_encoder.py", "fetch_text_encoder.py",
+        "fetch_tokenizer.py", "import_checkpoint.py", "import_text_checkpoint.py",
+    }  # fmt: skip
     assert changed(scripts, named_by_rules(), "io/hub.py") == downloading
 
 

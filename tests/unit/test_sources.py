@@ -12,7 +12,7 @@ import pytest
 from pictures import encoded, parquet, pixels, shard
 from PIL import Image
 
-from mergeloom.data import hub_task, shards
+from mergeloom.data import hub_files, shards
 from mergeloom.data.hub_task import HubTask
 from mergeloom.data.image_folder import ImageFolder, state_of
 from mergeloom.data.image_tables import read_table
@@ -197,8 +197,8 @@ def hub(tmp_path, monkeypatch):
     def listing(repository, revision, kind):
         return sorted(str(p.relative_to(snapshot)) for p in snapshot.rglob("*") if p.is_file())
 
-    monkeypatch.setattr(hub_task, "fetch", fetch)
-    monkeypatch.setattr(hub_task, "listing", listing)
+    monkeypatch.setattr(hub_files, "fetch", fetch)
+    monkeypatch.setattr(hub_files, "listing", listing)
 
     def commit(files):
         for path, content in files.items():

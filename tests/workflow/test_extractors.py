@@ -30,7 +30,8 @@ def test_a_published_network_is_fetched_once_and_decides_the_size_of_the_images(
     targets = [f"{FEATURES}/tiny_resnet/{split}.safetensors" for split in splits]
     planned = fresh.planned(*targets)
     assert planned["fetch_extractor"] == 1
-    assert planned["extract_features"] == 4
+    assert planned["extract_features"] == 2
+    assert planned["extract_features_of_evaluation"] == 1
     assert "pretrain_encoder" not in planned
     done = fresh.run(*targets, "-n")
     assert "images of tiny_digits at 24 px" in done.stdout

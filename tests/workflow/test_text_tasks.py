@@ -11,6 +11,8 @@ from hub import Hub
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from mergeloom.data.tokenizer import read_tokenizer, train_tokenizer
+
 FORMS = [f"cache/tiny_grammar/{split}_T5-Tiny.safetensors" for split in ("train", "val", "test")]
 HEADS = [f"models/T5-Tiny/heads/tiny_{task}.safetensors" for task in ("primer", "similarity")]
 
@@ -121,6 +123,28 @@ def test_glue_comes_from_the_hub_and_a_tenth_of_train_validates(fresh, hub):
     assert not any("cola/test" in path for path in hub.downloads())
     scores = load_file(fresh.folder / "cache/stsb/test_T5-Tiny.safetensors")["labels"]
     assert scores.tolist() == [38, 0], "of 3.8, as 3.75 is written, and of 0.0"
+
+
+def test_a_published_encoder_brings_its_tokenizer_and_knows_the_answers(fresh, hub):
+    train_tokenizer(["yes", "no"] * 3, 300, fresh.folder / "theirs.json", "theirs")
+    content = (fresh.folder / "theirs.json").read_bytes()
+    hub.add("model", "google/flan-t5-base", {"tokenizer.json": content})
+    hub.add("model", "google/flan-t5-large", {"tokenizer.json": b"{}"})
+    head = "models/flan-t5-base/heads/rte.safetensors"
+    other = "models/flan-t5-large/tokenizer.json"
+    assert fresh.planned(head) == {"fetch_tokenizer": 1, "build_answers": 1}
+    environment = hub.environment(fresh.folder / "cache-of-the-hub")
+    done = fresh.run(head, other, "--keep-going", check=False, **environment)
+    assert "tokenizer.json: is no tokenizer of the `tokenizers` library" in done.stdout
+    assert not (fresh.folder / other).exists()
+    assert (fresh.folder / "models/flan-t5-base/tokenizer.json").read_bytes() == content
+    record = json.loads(fresh.read("models/flan-t5-base/tokenizer.json.provenance.json"))
+    (name,) = record["downloads"]
+    assert name.startswith("google/flan-t5-base@")
+    assert name.endswith("/tokenizer.json")
+    answers = load_file(fresh.folder / head)["answers"]
+    said = [read_tokenizer(fresh.folder / "theirs.json").decode(row).strip() for row in answers]
+    assert said == ["yes", "no"]
 
 
 def test_a_download_that_is_no_table_of_the_task_leaves_nothing(fresh, hub):
