@@ -134,6 +134,16 @@ def test_how_splits_are_compared_decodes_no_image_again(scripts):
     assert "decode_images.py" in changed(scripts, rules, "data/split_record.py")
 
 
+def test_how_texts_are_scored_leaves_evaluations_of_images_alone(scripts):
+    evaluations = {
+        family: ("evaluate_merged.py", {"family": family, "evaluator": evaluator})
+        for family, evaluator in (("clip", ()), ("t5", ("text",)))
+    }
+    scores, options = "evaluation/evaluators/text.py", ("tokens=True", "tokens=False")
+    assert changed(scripts, evaluations, scores, *options) == {"t5"}
+    assert changed(scripts, evaluations, "models/t5.py", "FURTHER = 4", "FURTHER = 5") == {"t5"}
+
+
 def test_how_the_hub_is_asked_belongs_to_the_rules_that_download(scripts):
     downloading = {
         "download_task.py", "download_text_task.py", "fetch_encoder.py", "fetch_text_encoder.py",

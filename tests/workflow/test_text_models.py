@@ -132,7 +132,10 @@ def test_a_published_t5_is_fetched_with_the_commit_in_its_record(text, tmp_path)
         (f"{STUDY}/confusion/tsv.png", "confusion and calibration are of encoders that read"),
         ("models/T5-Tiny/finetuned/exported/tiny_text/tsv/transformers", "exports are of encoders"),
         (f"{STUDY}/fisher.json", "Fisher information is of encoders that read images"),
-        (STUDY.replace("finetuned", "traced") + "/conditions/tsv.json", "the log-trace is of encoders that"),
+        (
+            STUDY.replace("finetuned", "traced") + "/conditions/tsv.json",
+            "the log-trace is of encoders that read images",
+        ),
         (STUDY.replace("finetuned", "undersampled") + "/tsv.json", "undersampling is of images"),
     ],
 )
