@@ -15,7 +15,9 @@ with job(snakemake) as j:
         heads=j.input.heads,
         val=j.input.val,
         device=j.device,
-        batch_size=j.params.evaluation["batch_size"],
+        batch_size=j.params.adapter["evaluation"].get(
+            "batch_size", j.params.evaluation["batch_size"]
+        ),
     )
     subject = Subject(
         encoder=j.params.encoder,

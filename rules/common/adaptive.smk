@@ -98,9 +98,11 @@ def adapter_seed(wildcards):
 
 
 def adapted_preset(wildcards):
-    """An adapter's preset without how it is evaluated: editing that adapts nothing anew."""
+    """An adapter's preset but for its low-rank form, editing which adapts nothing anew."""
     adapter = preset("adapters", wildcards.adapter)
-    return {key: value for key, value in adapter.items() if key != "evaluation"}
+    evaluation = adapter.get("evaluation", {})
+    kept = {key: value for key, value in evaluation.items() if key != "rank"}
+    return {**adapter, "evaluation": kept}
 
 
 def evaluated_preset(wildcards):

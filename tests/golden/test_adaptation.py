@@ -173,6 +173,18 @@ def test_per_sample_evaluation_is_the_merge_of_every_input(study, adapted):
         assert result["tasks"][task]["loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
+@pytest.mark.parametrize("granularity", ["sample", "batch"])
+def test_the_curve_validates_what_is_evaluated(study, tmp_path, granularity):
+    preset = {**GATE, "evaluation": {"granularity": granularity}}
+    paths = adapt(study, preset, tmp_path)
+    result = evaluate(study, preset, paths["out"]).result
+    curve = pd.read_parquet(paths["curve"])
+    last = curve[curve["step"] == curve["step"].max()].set_index("task")
+    for task, score in result["validation"]["tasks"].items():
+        assert last["val_loss"][task] == pytest.approx(score["loss"], rel=1e-6)
+        assert last["val_accuracy"][task] == score["accuracy"]
+
+
 def test_a_batch_and_a_mixed_batch_share_the_mean_of_their_coefficients(study, adapted):
     by_batch = {**GATE, "evaluation": {"granularity": "batch"}}
     everything = study.benchmark(batch_size=TASKS * COUNTS["test"])

@@ -82,6 +82,9 @@ class Minimiser:
         adapter that takes none.
     val_features : φ(x) of the validation splits.
     reference : task to `accuracy` of its fine-tuned model on validation data.
+    granularity : of validation, "sample" or "batch": that of the evaluation, so that a choice is
+        made of what is evaluated. A gate that was trained on the means of batches may be good for
+        batches, and poor for single inputs.
     """
 
     def __init__(
@@ -94,8 +97,10 @@ class Minimiser:
         features: Features | None,
         val_features: Features | None,
         reference: Mapping[str, Mapping[str, float]],
+        granularity: str,
         seed: int,
     ) -> None:
+        self._granularity = granularity
         self.adapter, self.benchmark, self.plan = adapter, benchmark, plan
         self._examples, self._features = examples, features
         self._val_features, self._reference = val_features, reference
@@ -184,7 +189,7 @@ class Minimiser:
         entropies = torch.stack(probes).mean(dim=0).tolist()
         if not all(map(math.isfinite, entropies)):
             return False
-        scores = score(self.benchmark, self.adapter, "val", self._val_features, "batch")
+        scores = score(self.benchmark, self.adapter, "val", self._val_features, self._granularity)
         scores = normalise_scores(scores, self._reference)
         rows = [
             {

@@ -134,6 +134,7 @@ def adapt_files(
             features=of_inputs,
             val_features=subject.features(val_features, benchmark.examples["val"]),
             reference=finetuned["validation"]["tasks"],
+            granularity=granularity_of(subject.preset),
             seed=seed,
         )
         found = minimiser.run(resume, fingerprint, title)
@@ -249,7 +250,7 @@ def evaluate_files(
         },
         experts=subject.tasks,
         adaptation=stored.adaptation,
-        evaluation={"granularity": given.get("granularity", "sample"), **form},
+        evaluation={"granularity": granularity_of(subject.preset), **form},
         features=of_splits,
         finetuned=finetuned,
         names=names,
@@ -258,6 +259,11 @@ def evaluate_files(
         transferred_from=transferred,
         evaluated_on=evaluated_on,
     )
+
+
+def granularity_of(preset: Mapping[str, Any]) -> str:
+    """Which inputs share a model where an adapter is evaluated: those of a batch, or none."""
+    return str(preset.get("evaluation", {}).get("granularity", "sample"))
 
 
 def times_of(adapted: PathLike, evaluation: Evaluation, device: str) -> dict[str, Any]:
