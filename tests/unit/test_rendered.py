@@ -16,6 +16,7 @@ PRESETS = {
     path.stem: preset
     for path in sorted((Path(__file__).parents[2] / "config" / "tasks").glob("*.yaml"))
     if "rendered" in (preset := yaml.safe_load(path.read_text()))["source"]
+    and "prompt" not in preset  # one of texts
 }
 DEMO8 = {"digits", "letters", "house_numbers", "shapes", "textures", "signs", "land", "dots"}
 LONG_TAILED = {"digits_longtail", "letters_longtail"}
