@@ -128,6 +128,19 @@ def test_tsv_c_is_the_truncated_svd_of_each_task_and_its_own_vectors(
     assert_agree(result, expected, SPECTRAL)
 
 
+@pytest.mark.parametrize("tasks", [2, 3])
+def test_tsv_vectors_are_shares_of_the_sum_that_tsv_makes(study: Study, tasks: int) -> None:
+    experts = study.task_vectors[:tasks]
+    vectors = study.merge("tsv_vectors", experts=experts)
+    summed = {key: values.sum(0) for key, values in vectors.items()}
+    assert_agree(summed, study.merge("tsv", experts=experts), SPECTRAL)
+    matrix = next(key for key in vectors if key.endswith("c_fc.weight"))
+    shares = vectors[matrix].reshape(tasks, -1)
+    # Columns and rows of different tasks are orthogonal, so that shares are.
+    gram = shares @ shares.T
+    np.testing.assert_allclose(gram - np.diag(np.diag(gram)), 0, atol=1e-5 * gram.max())
+
+
 @pytest.mark.parametrize("method", ["tsv", "tsv_c"])
 def test_a_matrix_of_fewer_directions_than_tasks_is_no_matrix_to_tsv(
     folder: Path, method: str, caplog: pytest.LogCaptureFixture

@@ -367,13 +367,13 @@ def merge_group(group: Group, merge: Merge) -> Tensor:
 
     Methods made for matrices leave the others to the mean over tasks, as their papers do. So do
     those that share singular vectors among tasks with a matrix that has fewer than T of them. Of a
-    method that gives one model per task, these are the task vectors themselves.
+    method that gives one model per task, these are the task vectors themselves, or their shares.
     """
     chosen = next((choice for choice in merge.choices if _suits(choice[0], group)), None)
     if chosen:
         merged = apply(chosen[0], group, chosen[1])
     elif merge.method.per_task:
-        merged = group.deltas
+        merged = group.deltas / group.tasks if merge.method.shares else group.deltas
     else:
         merged = group.total / group.tasks
     return _modified(merged, group, merge)

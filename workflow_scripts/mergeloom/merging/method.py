@@ -67,6 +67,8 @@ class Method:
         element alike and gets runs of elements, inputs flat, [T, n] and [n]; one of grain "stack"
         gets the matrices of all blocks that share a name at once.
     per_task : gives one model per task, [T, *shape]: such a model needs the task's identity.
+    shares : what it gives per task are shares of one merged task vector, which is their sum; of a
+        parameter that it does not apply to, each task's share of the mean.
     sums : gives the sum of the task vectors itself, whose spectrum may lie in a cache.
     survey : function (Survey, **parameters) whose result is the input `statistics`.
     inputs : names of what the function takes, out of `INPUTS`.
@@ -80,6 +82,7 @@ class Method:
     on: On
     grain: Grain
     per_task: bool
+    shares: bool
     sums: bool
     survey: Callable[..., Any] | None
     inputs: tuple[str, ...]
@@ -109,6 +112,7 @@ def merger(
     on: On = "all",
     grain: Grain = "tensor",
     per_task: bool = False,
+    shares: bool = False,
     sums: bool = False,
     survey: Callable[..., Any] | None = None,
     limits: Limits | None = None,
@@ -118,7 +122,9 @@ def merger(
     def register(function: Function) -> Function:
         return _register(
             _MERGERS,
-            describe(function, name, arxiv, alpha, on, grain, per_task, sums, survey, limits),
+            describe(
+                function, name, arxiv, alpha, on, grain, per_task, shares, sums, survey, limits
+            ),
         )
 
     return register
@@ -157,6 +163,7 @@ def describe(
     on: On = "all",
     grain: Grain = "tensor",
     per_task: bool = False,
+    shares: bool = False,
     sums: bool = False,
     survey: Callable[..., Any] | None = None,
     limits: Limits | None = None,
@@ -172,8 +179,8 @@ def describe(
     if stray := set(limits or {}) - set(parameters):
         raise TypeError(f"{name} has limits of {', '.join(stray)}, which are no parameters")
     return Method(
-        name, function, arxiv, alpha, on, grain, per_task, sums, survey, inputs, parameters,
-        limits or {},
+        name, function, arxiv, alpha, on, grain, per_task, shares, sums, survey, inputs,
+        parameters, limits or {},
     )  # fmt: skip
 
 

@@ -48,6 +48,27 @@ def orthogonal(svd: Factors) -> tuple[Tensor, Tensor]:
     return polar(side_by_side(svd.U)), polar(svd.Vt.flatten(0, 1))
 
 
+@merger("tsv_vectors", arxiv="2412.00081", alpha=1.0, on="matrices", per_task=True, shares=True)
+def tsv_vectors(svd: Factors) -> Tensor:
+    """TSV-M taken apart: the share of each task in the sum that TSV-M is.
+
+    Δ_t = U⊥_t Σ_t V⊥_tᵀ with the task's columns of U⊥ and rows of V⊥ᵀ of `tsv`, and Δ_t / T of what
+    is no matrix. Adapters that combine these begin, at coefficient 1, as TSV-M.
+
+    Parameters
+    ----------
+    svd : Factors, U [T, m, k], S [T, k], Vt [T, k, n] – truncated SVD of each task's matrix.
+
+    Returns
+    -------
+    Tensor [T, m, n], float32.
+    """
+    left, right = orthogonal(svd)
+    tasks = len(svd.S)
+    of_tasks = left.unflatten(1, (tasks, -1)).movedim(1, 0) * svd.S.unsqueeze(-2)
+    return of_tasks @ right.unflatten(0, (tasks, -1))
+
+
 @merger("tsv_c", arxiv="2412.00081", alpha=1.0, on="matrices", per_task=True)
 def tsv_c(svd: Factors) -> Tensor:
     """TSV-C: compress each task's matrices to its share of the singular values.
