@@ -104,7 +104,7 @@ def test_predictions_are_counted_once_for_both_figures(fresh):
     [
         ({"sede": 3}, "config: unknown key 'sede'; known keys: allow_overlap"),
         ({"mergers": ["tvs"]}, "unknown merger 'tvs'; config has: breadcrumbs"),
-        ({"encoders": ["ViT-Nono"]}, "unknown encoder 'ViT-Nono'; config has: ViT-B-16"),
+        ({"encoders": ["ViT-Nono"]}, "unknown encoder 'ViT-Nono'; config has: T5-Nano"),
         ({"benchmarks": ["tniy"]}, "unknown benchmark 'tniy'; config has: N14, N14-11way"),
         ({"svd": {"fraction": 2}}, "config: svd.fraction: 2 is greater than the maximum of 1"),
         ({"corruptions": ["fog2"]}, "unknown corruption 'fog'; there is: contrast, gaussian_noise"),
