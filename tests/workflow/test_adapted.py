@@ -108,7 +108,11 @@ def test_before_adaptation_it_is_task_arithmetic_at_0_3(adapted):
 @pytest.mark.parametrize(
     ("path", "old", "new", "planned"),
     [
-        (PRESETS, "{granularity: sample}", "{granularity: batch}", {"evaluate_adapted": 1}),
+        (PRESETS, "{granularity: sample}", "{granularity: sample, rank: 4}",
+         {"decompose_task_vector": 2, "evaluate_adapted": 1}),
+        # The curve validates what is evaluated.
+        (PRESETS, "{granularity: sample}", "{granularity: batch}",
+         {"adapt_model": 1, "evaluate_adapted": 1}),
         (PRESETS, "lr: 1.0e-2", "lr: 2.0e-2", {"adapt_model": 1, "evaluate_adapted": 1}),
         (f"{METHODS}/wemoe.py", "DEVIATION = 0.01", "DEVIATION = 0.02", {}),
         (f"{METHODS}/gate.py", "1 / math.sqrt(size)", "2 / math.sqrt(size)",
