@@ -6,9 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mergeloom.errors import MergeloomError
-from mergeloom.models.attention import attend
+from mergeloom.models.attention import attend, check_call, check_fused
+from mergeloom.models.convolution import patches_of
 from mergeloom.models.supply import Keys, Supplier
+
+KNOWN = "merging by input is known"
 
 
 def supply_modules(tower: nn.Module, keys: Keys, supplier: Supplier) -> None:
@@ -56,27 +58,11 @@ def _layer_norm(
 
 def _convolution(name: str, module: nn.Conv2d, keys: dict[str, str], supplier: Supplier) -> Forward:
     """A linear map of the patches [n, positions, channels · kernel] that the kernel sees."""
-    padding = module.padding
-    if module.groups != 1 or isinstance(padding, str) or module.padding_mode != "zeros":
-        raise MergeloomError(
-            f"{name}: is a convolution of {module.groups} groups with padding {padding!r} of "
-            f"{module.padding_mode}; merging by input knows one group, and zeros whose number is "
-            "given"
-        )
+    patches, grid = patches_of(name, module, KNOWN)
 
     def forward(images: Tensor) -> Tensor:
-        patches = functional.unfold(
-            images, module.kernel_size, module.dilation, padding, module.stride
-        ).transpose(1, 2)
-        outputs = _with_bias(supplier.linear(keys["weight"], patches), keys, supplier)
-        height, width = (
-            (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-            for size, pad, dilation, kernel, stride in zip(
-                images.shape[2:], padding, module.dilation, module.kernel_size, module.stride,
-                strict=True,
-            )
-        )  # fmt: skip
-        return outputs.transpose(1, 2).unflatten(2, (height, width))
+        outputs = _with_bias(supplier.linear(keys["weight"], patches(images)), keys, supplier)
+        return outputs.transpose(1, 2).unflatten(2, grid(images))
 
     return forward
 
@@ -90,21 +76,12 @@ def _embedding(
 def _attention(
     name: str, module: nn.MultiheadAttention, keys: dict[str, str], supplier: Supplier
 ) -> Forward:
-    if not module.batch_first or module.in_proj_weight is None or module.bias_k is not None:
-        raise MergeloomError(
-            f"{name}: is an attention with bias_k, without a fused in_proj_weight, or without "
-            "batch_first; merging by input knows none of these"
-        )
+    check_fused(name, module, KNOWN)
 
     def forward(
         query: Tensor, key: Tensor, value: Tensor, need_weights: bool = True, **others: Any
     ) -> tuple[Tensor, None]:
-        masked = any(others.get(mask) is not None for mask in ("key_padding_mask", "attn_mask"))
-        if key is not query or value is not query or need_weights or masked:
-            raise MergeloomError(
-                f"{name}: is called with a mask, for its weights, or with keys of other inputs; "
-                "merging by input knows plain self-attention"
-            )
+        check_call(name, query, key, value, need_weights, others, KNOWN)
         packed = supplier.linear(keys["in_proj_weight"], query)
         if "in_proj_bias" in keys:
             packed = packed + supplier.entries(keys["in_proj_bias"], packed)

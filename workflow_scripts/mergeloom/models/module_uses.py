@@ -7,8 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mergeloom.errors import MergeloomError
-from mergeloom.models.attention import attend
+from mergeloom.models.attention import attend, check_call, check_fused
+from mergeloom.models.convolution import patches_of
 from mergeloom.models.uses import Handle, Uses
+
+KNOWN = "gradients of single examples are known"
 
 
 def watch_modules(model: nn.Module, told: Uses) -> Iterable[Handle]:
@@ -59,18 +62,7 @@ def _layer_norm(name: str, module: nn.LayerNorm, told: Uses) -> Hook:
 
 def _convolution(name: str, module: nn.Conv2d, told: Uses) -> Hook:
     """A linear map of the patches [n, positions, channels · kernel] that the kernel sees."""
-    padding = module.padding
-    if module.groups != 1 or isinstance(padding, str) or module.padding_mode != "zeros":
-        raise MergeloomError(
-            f"{name}: is a convolution of {module.groups} groups with padding {padding!r} "
-            f"of {module.padding_mode}; gradients of single examples are known of one group and of "
-            "zeros whose number is given"
-        )
-
-    def patches(inputs: Tensor) -> Tensor:
-        return functional.unfold(
-            inputs, module.kernel_size, module.dilation, padding, module.stride
-        ).transpose(1, 2)
+    patches, _ = patches_of(name, module, KNOWN)
 
     def positions(outputs: Tensor) -> Tensor:
         return outputs.flatten(2).transpose(1, 2)
@@ -104,22 +96,13 @@ class _Attention:
     """Puts in place of an attention's forward pass one whose linear maps can be seen."""
 
     def __init__(self, name: str, module: nn.MultiheadAttention, told: Uses) -> None:
-        if not module.batch_first or module.in_proj_weight is None or module.bias_k is not None:
-            raise MergeloomError(
-                f"{name}: is an attention with bias_k, without a fused in_proj_weight, or without "
-                "batch_first; gradients of single examples are known of none of these"
-            )
+        check_fused(name, module, KNOWN)
         self._module = module
 
         def forward(
             query: Tensor, key: Tensor, value: Tensor, need_weights: bool = True, **others: Any
         ) -> tuple[Tensor, None]:
-            masked = any(others.get(mask) is not None for mask in ("key_padding_mask", "attn_mask"))
-            if key is not query or value is not query or need_weights or masked:
-                raise MergeloomError(
-                    f"{name}: is called with a mask, for its weights, or with keys of other "
-                    "inputs; gradients of single examples are known of plain self-attention"
-                )
+            check_call(name, query, key, value, need_weights, others, KNOWN)
             packed = functional.linear(query, module.in_proj_weight, module.in_proj_bias)
             told.linear(module.in_proj_weight, query, packed)
             if module.in_proj_bias is not None:
