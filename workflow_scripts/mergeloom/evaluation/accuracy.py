@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.evaluators import get_evaluator
 from mergeloom.evaluation.examples import Examples
-from mergeloom.evaluation.precision import in_precision
+from mergeloom.evaluation.precision import check_loss, in_precision
 from mergeloom.models.family import Family
 
 Around = Callable[[slice], AbstractContextManager[object]]
@@ -82,14 +81,6 @@ def evaluate(
         loss += cross_entropy(logits, labels, reduction="sum")
         for counter in counters:
             counter.update(logits, labels)
-    if not torch.isfinite(loss):
-        raise MergeloomError(
-            "the model's logits are not finite: a weight of it is NaN or too large"
-            + (
-                ""
-                if precision == "float32"
-                else f", or evaluation.precision {precision} too narrow"
-            )
-        )
+    check_loss(loss, "the model's logits", precision)
     n = len(examples)
     return {"accuracy": int(correct) / n, "loss": float(loss) / n, "n": n}

@@ -52,3 +52,12 @@ def computing_in(precision: str, device: str) -> torch.autocast:
         raise MergeloomError(f"precision is {precision!r}, expected one of {', '.join(_DTYPES)}")
     kind, enabled = torch.device(device).type, precision != "float32"
     return torch.autocast(kind, dtype=_DTYPES[precision] if enabled else None, enabled=enabled)
+
+
+def check_loss(loss: Tensor, what: str, precision: str) -> None:
+    """Raise MergeloomError if a sum of losses is not finite: it was taken of `what`, in plural."""
+    if not torch.isfinite(loss):
+        narrow = (
+            "" if precision == "float32" else f", or evaluation.precision {precision} too narrow"
+        )
+        raise MergeloomError(f"{what} are not finite: a weight is NaN or too large{narrow}")

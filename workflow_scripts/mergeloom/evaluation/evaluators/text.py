@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.evaluators import evaluator
-from mergeloom.evaluation.precision import computing_in
+from mergeloom.evaluation.precision import check_loss, computing_in
 from mergeloom.models.answers import Answers
 
 OUTER = string.whitespace + string.punctuation
@@ -67,11 +67,7 @@ def evaluate_text(
         loss += cross_entropy(logits, labels, reduction="sum")
         for counter in counters:
             counter.update(logits, labels)
-    if not torch.isfinite(loss):
-        raise MergeloomError(
-            "the answers' log-likelihoods are not finite: a weight is NaN or too large"
-            + ("" if precision == "float32" else f", or precision {precision} too narrow")
-        )
+    check_loss(loss, "the answers' log-likelihoods", precision)
     n, right = len(examples), examples.labels.cpu().numpy()
     labels = np.array([reader.labels.get(text, len(head)) for text in generated])
     scores = {
