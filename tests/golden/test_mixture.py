@@ -3,52 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from torch.func import functional_call
+from small_clip import ENCODER, TASKS, Files
 
 from mergeloom.adaptive.mixture import Mixture
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.models import MergedModel
-from mergeloom.io.tensors import write_tensors
 from mergeloom.linalg import mixed
 from mergeloom.linalg.mixed import mixed_product
 from mergeloom.merging.engine import merge_files, plan_merge
 from mergeloom.merging.task_vector import write_svd_cache
 from mergeloom.models.family import get_family
 
-ENCODER = {
-    "family": "clip",
-    "architecture": {
-        "embed_dim": 12,
-        "vision_cfg": {
-            "image_size": 8, "patch_size": 4, "width": 16, "layers": 2, "head_width": 8,
-        },
-        "text_cfg": {
-            "context_length": 8, "vocab_size": 32, "width": 8, "heads": 1, "layers": 1,
-        },
-    },
-}  # fmt: skip
-TASKS = 3
 
-
-def clip_files(folder, tasks=TASKS):
-    """A base, and task vectors that change everything in its image tower."""
-    family = get_family("clip")
-    torch.manual_seed(0)
-    state = family.build(ENCODER["architecture"]).state_dict()
-    state = {k: v.float().clone().normal_(std=0.3) for k, v in state.items()}
-    write_tensors(folder / "base.safetensors", state, {})
-    paths = []
-    for task in range(tasks):
-        trained = {k: v for k, v in state.items() if family.kind(k, tuple(v.shape)) != "frozen"}
-        vector = {k: torch.randn_like(v) * 0.1 for k, v in trained.items()}
-        paths.append(folder / f"{task}.safetensors")
-        write_tensors(paths[-1], vector, {})
-    return folder / "base.safetensors", paths
+@pytest.fixture
+def study(tmp_path):
+    return Files(tmp_path)
 
 
 @pytest.fixture
-def files(tmp_path):
-    return clip_files(tmp_path)
+def files(study):
+    return study.base, study.vectors
 
 
 @pytest.fixture
@@ -61,32 +35,27 @@ def images():
     return torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def naive(files, images, coefficients):
+def naive(study, images, coefficients):
     """One merged float64 model per row; coefficients [n, K], or [n, K, L] by sorted keys."""
-    family = get_family("clip")
-    plain = Mixture(ENCODER, *files, "cpu", centre=0.0)
-    tower = family.build_tower(
-        ENCODER["architecture"], {k: v.clone() for k, v in plain.base.items()}
-    ).double()
     outputs = []
-    for image, row in zip(images.double(), coefficients.double(), strict=True):
+    for image, row in zip(images, coefficients.double(), strict=True):
         weights = {}
-        for place, key in enumerate(plain.keys):
+        for place, key in enumerate(sorted(study.deltas)):
             factors = row if row.ndim == 1 else row[:, place]
-            step = sum(f * t.double() for f, t in zip(factors, plain.stacks[key], strict=True))
-            weights[key.removeprefix("visual.")] = plain.base[key].double() + step
-        outputs.append(functional_call(tower.eval(), weights, (image[None],)))
+            step = sum(f * t for f, t in zip(factors, study.deltas[key], strict=True))
+            weights[key] = study.start[key] + step
+        outputs.append(study.features(weights, image[None]))
     return torch.cat(outputs).detach()
 
 
 @pytest.mark.parametrize("layers", [False, True])
 @pytest.mark.parametrize("groups", [1, 3, 12])
-def test_batched_mixing_is_the_naive_merge_of_every_row(files, mixture, images, groups, layers):
+def test_batched_mixing_is_the_naive_merge_of_every_row(study, mixture, images, groups, layers):
     shape = (groups, TASKS, len(mixture.keys)) if layers else (groups, TASKS)
     coefficients = torch.rand(shape, generator=torch.Generator().manual_seed(2))
     with mixture.mixed(coefficients), torch.no_grad():
         found = mixture.tower(images)
-    expected = naive(files, images, coefficients.repeat_interleave(12 // groups, dim=0))
+    expected = naive(study, images, coefficients.repeat_interleave(12 // groups, dim=0))
     np.testing.assert_allclose(found.double(), expected, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -115,7 +84,7 @@ def test_gradients_are_those_of_finite_differences(rows):
     )
 
 
-def test_the_gradient_of_coefficients_is_that_through_merged_weights(files, mixture, images):
+def test_the_gradient_of_coefficients_is_that_through_merged_weights(study, mixture, images):
     coefficients = torch.rand(4, TASKS, requires_grad=True)
     with mixture.mixed(coefficients):
         mixture.tower(images).square().sum().backward()
@@ -126,7 +95,7 @@ def test_the_gradient_of_coefficients_is_that_through_merged_weights(files, mixt
             moved = coefficients.detach().double().clone()
             moved[place] += sign * step
             rows = moved.repeat_interleave(3, dim=0)
-            ends.append(float(naive(files, images, rows).square().sum()))
+            ends.append(float(naive(study, images, rows).square().sum()))
         expected = (ends[1] - ends[0]) / (2 * step)
         assert float(coefficients.grad[place]) == pytest.approx(expected, rel=1e-3)
 
@@ -145,12 +114,12 @@ def test_at_the_centre_the_tower_is_task_arithmetic_to_the_bit(files, images, tm
         torch.testing.assert_close(found, tower(images), rtol=1e-5, atol=1e-5)
 
 
-def test_a_unit_coefficient_is_that_expert_and_zero_the_base(files, images):
+def test_a_unit_coefficient_is_that_expert_and_zero_the_base(files, study, images):
     mixture = Mixture(ENCODER, *files, "cpu", centre=0.3)
     for coefficients in (torch.eye(TASKS)[[1]], torch.zeros(1, TASKS)):
         with mixture.mixed(coefficients), torch.no_grad():
             found = mixture.tower(images)
-        expected = naive(files, images, coefficients.repeat(12, 1))
+        expected = naive(study, images, coefficients.repeat(12, 1))
         np.testing.assert_allclose(found.double(), expected, atol=1e-4 * expected.abs().max())
 
 
@@ -193,6 +162,17 @@ def test_a_full_rank_form_is_exact_and_a_low_one_says_its_error(files, mixture, 
     assert error == pytest.approx(np.sqrt(lost / sum((s**2).sum() for s in spectra)), rel=1e-4)
     with torch.no_grad(), low.mixed(coefficients):
         assert not torch.allclose(low.tower(images), exact, rtol=1e-3)
+
+
+def test_lines_of_a_low_rank_table_are_those_of_the_whole_one(mixture):
+    key = "visual.positional_embedding"
+    mixture.low_rank(3)
+    indices = torch.tensor([[0, 4], [2, 2], [1, 0]])
+    with torch.no_grad(), mixture.mixed(torch.rand(3, TASKS)):
+        tables = mixture.entries(key, torch.empty(3, 5, 16))
+        found = mixture.looked_up(key, indices)
+    expected = torch.stack([table[rows] for table, rows in zip(tables, indices, strict=True)])
+    torch.testing.assert_close(found, expected)
 
 
 def test_svd_caches_take_the_place_of_a_decomposition(files, images, tmp_path):

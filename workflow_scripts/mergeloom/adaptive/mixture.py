@@ -252,31 +252,42 @@ class LowRank:
         self._right = (values[..., None] * right).flatten(0, 1).contiguous()  # [K r, i]
         self.size = self._left.numel() + self._right.numel()
 
+    def _factors(self, key: str) -> Tensor | None:
+        """λ − c of every singular triple, [g, K r]; None where all of it is zero."""
+        found = self._mixture.coefficients_of(key)
+        return None if found is None else found.repeat_interleave(self._rank, dim=1)
+
     def linear(self, key: str, inputs: Tensor, transposed: bool = False) -> Tensor:
         """See `Supplier`."""
-        base, coefficients = self._mixture.base[key], self._mixture.coefficients_of(key)
+        base, factors = self._mixture.base[key], self._factors(key)
         outputs = functional.linear(inputs, base.T if transposed else base)
-        if coefficients is None:
+        if factors is None:
             return outputs
         down, up = (self._left, self._right) if transposed else (self._right, self._left)
-        factors = _by_row(coefficients.repeat_interleave(self._rank, dim=1), len(inputs))
-        inner = functional.linear(inputs, down)
-        inner = inner * factors.view(len(factors), *[1] * (inner.ndim - 2), -1)
-        return outputs + inner @ up
+        return outputs + _scaled(functional.linear(inputs, down), factors) @ up
 
     def entries(self, key: str, like: Tensor) -> Tensor:
         """See `Supplier`: of a table of positions, say."""
-        base, coefficients = self._mixture.base[key], self._mixture.coefficients_of(key)
+        base, factors = self._mixture.base[key], self._factors(key)
         shape = [1] * (like.ndim - 1 - base.ndim) + list(base.shape)
-        if coefficients is None:
+        if factors is None:
             return base.view(1, *shape)
-        factors = coefficients.repeat_interleave(self._rank, dim=1)[..., None]
-        mixed = base + self._left.T @ (factors * self._right)
+        mixed = base + self._left.T @ (factors[..., None] * self._right)
         return _by_row(mixed, len(like)).view(-1, *shape)
 
     def looked_up(self, key: str, indices: Tensor) -> Tensor:
-        """No matrix is looked up in: tables are no matrices."""
-        raise NotImplementedError(key)
+        """See `Supplier`."""
+        base, factors = self._mixture.base[key], self._factors(key)
+        found = functional.embedding(indices, base)
+        if factors is None:
+            return found
+        return found + _scaled(functional.embedding(indices, self._left.T), factors) @ self._right
+
+
+def _scaled(inner: Tensor, factors: Tensor) -> Tensor:
+    """inner [n, ..., K r] times each row's factors, [g, K r]."""
+    factors = _by_row(factors, len(inner))
+    return inner * factors.view(len(factors), *[1] * (inner.ndim - 2), -1)
 
 
 def _by_row(values: Tensor, rows: int) -> Tensor:
