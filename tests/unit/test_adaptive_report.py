@@ -144,7 +144,11 @@ def test_a_model_that_collapsed_on_a_task_alone_did_not_collapse(wide):
     colours = {text.get_text(): to_hex(text.get_color()) for text in panel.texts}
     assert style.WARNING.lower() not in colours.values()
     assert colours["(a_rather_long_task_3)"] == style.MUTED
-    assert "(task): collapsed on it alone" in text_of(drawn["cost"])
+    assert "(tasks): collapsed on these alone" in text_of(drawn["cost"])
+    heads = {text.get_text(): to_hex(text.get_color())
+             for axes in drawn["curves"].axes for text in axes.texts}  # fmt: skip
+    assert "test inputs, 200 steps\ncollapsed: a_rather_long_task_3" in heads
+    assert style.WARNING.lower() not in {c for text, c in heads.items() if text}
     lines = [line for axes in drawn["corrupted"].axes for line in axes.lines]
     assert style.WARNING.lower() not in {to_hex(line.get_color()) for line in lines}
     assert "collapsed" not in text_of(drawn["corrupted"])

@@ -203,7 +203,7 @@ def _panel(
         axes.annotate(
             f"{100 * row['accuracy']:.1f}",
             (row["accuracy"], place),
-            xytext=(0, 5),
+            xytext=(0, 6.5),
             textcoords="offset points",
             ha="center",
             fontsize=6.5,

@@ -142,5 +142,5 @@ def _key(rows: Sequence[Any]) -> list[Line2D]:
         if kind in WORDS
     ]
     if any(row["collapsed_tasks"] and not row["collapsed"] for row in rows):
-        handles.append(Line2D([], [], linestyle="", label="(task): collapsed on it alone"))
+        handles.append(Line2D([], [], linestyle="", label="(tasks): collapsed on these alone"))
     return handles

@@ -28,7 +28,7 @@ def curves(
 
     Two panels per adapter; the average is bold, tasks are thin, the average before adaptation is a
     dashed line across, the step that was taken a dot. A task that collapsed is thicker and ends its
-    way in a red cross there, and the head says so.
+    way in a red cross there; the head says so, in red where the average did.
 
     Parameters
     ----------
@@ -54,7 +54,11 @@ def curves(
             row, column = divmod(index, columns)
             pair = panels[2 * row : 2 * row + 2, column]
             _adapter(pair, result, curve, tasks)
-            head(pair[0], adapter, words_of_adaptation(result), 2.4, _warning(result))
+            note, fell = words_of_adaptation(result), _words_of_collapse(result)
+            if collapse(result).average:
+                head(pair[0], adapter, note, 2.4, warning=fell)
+            else:
+                head(pair[0], adapter, "\n".join(filter(None, (note, fell))), 2.4)
         for index in range(len(adapted), rows * columns):
             row, column = divmod(index, columns)
             for axes in panels[2 * row : 2 * row + 2, column]:
@@ -112,7 +116,7 @@ def _align(panels: Any, limits: tuple[float, float], words: str) -> None:
         row[0].set_ylabel(words)
 
 
-def _warning(result: Result) -> str:
+def _words_of_collapse(result: Result) -> str:
     average, tasks = collapse(result)
     if not average and not tasks:
         return ""
