@@ -95,7 +95,9 @@ rule compare_on_corrupted:
     input:
         results=results_on_corrupted,
     output:
-        csv=shown_of_adaptive("corrupted.csv", "corrupted", "corrupted images: table"),
+        csv=shown_of_adaptive(
+            "corrupted.csv", "corrupted_table", "corrupted images: table"
+        ),
         png=shown_of_adaptive("corrupted.png", "corrupted", "corrupted images"),
         svg=f"<results>/{ADAPTIVE_STUDY}/corrupted.svg",
         markdown=f"<results>/{ADAPTIVE_STUDY}/corrupted.md",

@@ -1,14 +1,27 @@
 """A made-up study of adapters, as the workflow writes it."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jsonschema import Draft202012Validator
 
 from mergeloom.io.jsonfile import write_json
 
 TOWER = 1_000_000
+SCHEMAS = Path(__file__).parents[2] / "config" / "schema"
+PROVENANCE = {
+    "rule": "made_up", "inputs": {"models/base.safetensors": "0" * 64}, "params": {},
+    "code": "0" * 16, "versions": {}, "device": "cpu", "seed": 0,
+}  # fmt: skip
+
+
+def check(schema: str, content: dict[str, Any]) -> None:
+    """Nothing is made up that the workflow could not write."""
+    given = json.loads((SCHEMAS / f"{schema}.schema.json").read_text())
+    Draft202012Validator(given).validate(content)
 
 
 class Adapter(NamedTuple):
@@ -52,7 +65,7 @@ DEMO = Made(
 
 
 def wide() -> Made:
-    """Twelve adapters on twenty tasks of a deep model."""
+    """Fifteen adapters on twenty tasks of a deep model."""
     methods = ["gate", "adamerging", "wemoe", "concrete_adamerging"]
     adapters = {
         f"{methods[i % 4]}_{'task' if i % 3 else 'layer'}_wise_number_{i}": Adapter(
@@ -60,7 +73,7 @@ def wide() -> Made:
             trainable=4_000 * 3**i, stored=21 * TOWER + 9_000 * 3**i, finds=0.15 * (i % 5),
             collapsed=("a_rather_long_task_3",) if i == 5 else (),
         )
-        for i in range(12)
+        for i in range(15)
     }  # fmt: skip
     tasks = [f"a_rather_long_task_{i}" for i in range(20)]
     mergers = {f"merger_{i}": 0.6 + 0.01 * i for i in range(6)}
@@ -111,9 +124,11 @@ def of_merger(made: Made, name: str, accuracy: float, images: Any = None) -> dic
         },
         "alpha": None if name == "finetuned" else {"value": 0.3, "how": "fixed"},
         **scores(made, accuracy, 1),
-        "provenance": {},
+        "provenance": PROVENANCE,
     }  # fmt: skip
-    return given | ({"evaluated_on": images} if images else {"validation": scores(made, 0.7, 2)})
+    given |= {"evaluated_on": images} if images else {"validation": scores(made, 0.7, 2)}
+    check("result", given)
+    return given
 
 
 def of_adapter(
@@ -123,23 +138,29 @@ def of_adapter(
         "schema": "mergeloom/adaptive/1",
         "encoder": "ViT-Micro", "experts": "finetuned", "benchmark": "demo",
         "adapter": {
-            "name": name, "method": adapter.method, "parameters": {}, "extractor": "nano",
-            "vectors": None,
+            "name": name, "method": adapter.method, "extractor": "nano", "vectors": None,
+            "parameters": {"init": 0.3} if adapter.steps else {},
         },
         "adaptation": None,
         "evaluation": {"granularity": "sample", "batch_size": 64, "form": "exact"},
         **scores(made, adapter.accuracy, 1, adapter.collapsed),
-        "validation": scores(made, adapter.accuracy - 0.01, 2),
+        "before": None,
         "mixed_batches": {"batch_size": 64, **scores(made, adapter.accuracy - 0.1, 3)},
         "parameters": {"trainable": adapter.trainable, "stored": adapter.stored},
-        "provenance": {},
+        "provenance": PROVENANCE,
     }  # fmt: skip
+    if images:
+        given["evaluated_on"] = images
+    else:
+        given["validation"] = scores(made, adapter.accuracy - 0.01, 2)
+    if adapter.method == "task_classifier":
+        given["adaptation"] = {"split": "test", "seed": 0, **(images or {})}
     if adapter.steps:
         given["before"] = scores(made, 0.69, 4)
         given["adaptation"] = {
             "split": "test", "steps": adapter.steps, "chosen": adapter.steps, "keep": "last",
             "stopped_early": False, "granularity": "batch", "batch_size": 16, "optimizer": "adam",
-            "lr": 1e-5, "seed": 0,
+            "schedule": "constant", "lr": 1e-5, "weight_decay": 0.0, "seed": 0,
             "collapsed": {
                 "average": "average" in adapter.collapsed,
                 "tasks": [t for t in adapter.collapsed if t != "average"],
@@ -147,7 +168,8 @@ def of_adapter(
             **(images or {}),
         }  # fmt: skip
     if source:
-        given["transferred_from"] = {"encoder": source}
+        given["transferred_from"] = {"encoder": source, "layers": 44}
+    check("adaptive_result", given)
     return given
 
 
@@ -231,7 +253,5 @@ def write(folder: Path, made: Made = DEMO, corruptions: tuple[str, ...] = ()) ->
         for model, adapter in made.adapters.items():
             there = adapter._replace(accuracy=adapter.accuracy - 0.05 * place)
             content = of_adapter(made, model, there, images=images)
-            if images and not adapter.steps:
-                content["evaluated_on"] = images
             files.corrupted.append(put(f"corrupted/{name}/adaptive/{model}.json", content))
     return files

@@ -1,16 +1,19 @@
 """Studies of adapters: what is wrong with one is said before anything runs."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mergeloom.config.adaptive import check_adaptive, entry_of
-from mergeloom.config.presets import check, schema_named
+from mergeloom.config.presets import KINDS, check, load_presets, schema_named
 from mergeloom.config.study import check_target
 from mergeloom.errors import MergeloomError
 
-SCHEMA = schema_named(Path(__file__).parents[2] / "config" / "schema", "adaptive")
+CONFIG = Path(__file__).parents[2] / "config"
+SCHEMA = schema_named(CONFIG / "schema", "adaptive")
 ENTRY = {
     "encoder": "small",
     "experts": "finetuned",
@@ -121,3 +124,18 @@ def test_the_entry_of_a_place_is_found_and_others_are_listed():
         entry_of("study", given, "text", "finetuned", "both")
     with pytest.raises(MergeloomError, match="unknown study of adapters 'other'"):
         entry_of("other", given, "small", "finetuned", "both")
+
+
+def test_the_study_that_is_explained_can_be_made():
+    """Its transfer, too: a gate reads the features of one extractor on both encoders."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (CONFIG / "README.md").read_text(), re.DOTALL)
+    (given,) = [yaml.safe_load(block) for block in blocks if block.startswith("my_study:")]
+    check(given["my_study"], SCHEMA, "README.md")
+    known = {k: load_presets(k, [CONFIG], schema_named(CONFIG / "schema", k)) for k in KINDS}
+    check_adaptive(known | {"adaptive": given})
+    encoders = known["encoders"]
+    for entry in given["my_study"]["studies"]:
+        for name in entry.get("transfers", {"adapters": []})["adapters"]:
+            assert "extractor" not in known["adapters"][name]
+            source = encoders[entry["transfers"]["from"]]
+            assert encoders[entry["encoder"]]["extractor"] == source["extractor"]
