@@ -117,7 +117,7 @@ class T5(Names):
     def entropy_logits(self, tower: Any, head: Answers, inputs: Tensor) -> Tensor:
         """Those of an answer's first token, over the vocabulary: [n, vocabulary]."""
         start = inputs.new_full((len(inputs), 1), PAD)
-        return _decode(tower, start, self.encode(tower, inputs), inputs).logits[:, 0]
+        return _decode(tower, start, self.encode(tower, inputs), inputs)[0][:, 0]
 
     def loss(
         self, tower: Any, head: Answers, inputs: Tensor, labels: Tensor
@@ -135,7 +135,7 @@ class T5(Names):
         """
         right = head.tokens[labels]
         before = torch.cat([right.new_full((len(right), 1), PAD), right[:, :-1]], dim=1)
-        logits = _decode(tower, before, self.encode(tower, inputs), inputs).logits
+        logits, _ = _decode(tower, before, self.encode(tower, inputs), inputs)
         real = right != PAD
         each = cross_entropy(logits.flatten(0, 1), right.flatten(), reduction="none")
         mean = (each.view_as(right) * real).sum(dim=1) / real.sum(dim=1)
@@ -172,9 +172,9 @@ class T5(Names):
         lowest = torch.finfo(hidden.dtype).min
         unseen = torch.zeros_like(tree.above, dtype=hidden.dtype).masked_fill(~tree.above, lowest)
         padding = torch.zeros_like(inputs, dtype=hidden.dtype).masked_fill(inputs == PAD, lowest)
-        # The first attention has the table of relative positions, and gives what it adds for them.
-        first = tower.decoder.block[0].layer[0].SelfAttention
-        _, bias, _ = first(hidden[:, : int(tree.depth.max()) + 1])
+        # The first attention has the table of what all add for relative positions.
+        first, steps = tower.decoder.block[0].layer[0].SelfAttention, int(tree.depth.max()) + 1
+        bias = first.compute_bias(steps, steps, device=hidden.device)
         bias = bias[..., tree.depth, :][..., tree.depth]
         across = None
         for block in tower.decoder.block:
@@ -187,13 +187,10 @@ class T5(Names):
                 encoder_decoder_position_bias=across,
             )
         hidden = tower.decoder.final_layer_norm(hidden)
-        if tower.config.scale_decoder_outputs:
-            hidden = hidden * tower.config.d_model**-0.5
         run = max(AT_ONCE // (len(inputs) * tower.config.vocab_size), 1)
         log_p = []
         for part in hidden.split(run, dim=1):
-            logits = tower.lm_head(part)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = _vocabulary(tower, part)
             log_p.append(logits[..., tree.tokens] - logits.logsumexp(dim=-1, keepdim=True))
         return tree.likelihoods(torch.cat(log_p, dim=1))
 
@@ -207,9 +204,10 @@ class T5(Names):
         ended = torch.zeros_like(token, dtype=torch.bool)
         tokens, cache = [], None
         for _ in range(head.tokens.shape[1] + FURTHER):
-            output = _decode(tower, token, states, inputs, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            token = output.logits.argmax(dim=-1).masked_fill(ended, PAD)
+            logits, cache = _decode(
+                tower, token, states, inputs, past_key_values=cache, use_cache=True
+            )
+            token = logits.argmax(dim=-1).masked_fill(ended, PAD)
             tokens.append(token)
             ended |= token == END
             if ended.all():
@@ -217,14 +215,32 @@ class T5(Names):
         return torch.cat(tokens, dim=1)
 
 
-def _decode(tower: Any, before: Tensor, states: Tensor, inputs: Tensor, **options: Any) -> Any:
-    """transformers' output for decoder inputs int64 [n, steps], given the encoder's last states."""
-    return tower(
-        encoder_outputs=(states,),
-        attention_mask=inputs != PAD,
-        decoder_input_ids=before,
+def _decode(
+    tower: Any, before: Tensor, states: Tensor, inputs: Tensor, **options: Any
+) -> tuple[Tensor, Any]:
+    """Logits [n, steps, vocabulary] for decoder inputs int64 [n, steps], given the encoder's last
+    states; and transformers' cache, if `use_cache` is among the options."""
+    output = tower.decoder(
+        input_ids=before,
+        encoder_hidden_states=states,
+        encoder_attention_mask=inputs != PAD,
         **{"use_cache": False, **options},
     )
+    return _vocabulary(tower, output[0]), output.past_key_values
+
+
+def _vocabulary(tower: Any, hidden: Tensor) -> Tensor:
+    """Logits over the vocabulary of the decoder's last states [*, d]: [*, vocabulary].
+
+    In float32 at least, under autocast, too: bfloat16 tells likely tokens apart by no more than 8
+    bits.
+    """
+    hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    if tower.config.scale_decoder_outputs:
+        hidden = hidden * tower.config.d_model**-0.5
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits: Tensor = tower.lm_head(hidden)
+    return logits
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str) -> Any:
