@@ -33,7 +33,7 @@ class Family(Naming, Protocol):
         ...
 
     def build_tower(self, architecture: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
-        """The fine-tuned part with these weights (keys as in files): images in, features out."""
+        """The fine-tuned part with these weights (keys as in files)."""
         ...
 
     def tower_weights(self, tower: Any) -> dict[str, Any]:
@@ -76,10 +76,16 @@ _FAMILIES: dict[str, Family] = {}
 _Class = TypeVar("_Class", bound=type)
 
 
-def family(name: str) -> Callable[[_Class], _Class]:
-    """Register a class as the family `name`; it is instantiated once, without arguments."""
+def family(name: str, *, modality: str) -> Callable[[_Class], _Class]:
+    """Register a class as the family `name`; it is instantiated once, without arguments.
+
+    Parameters
+    ----------
+    modality : what its examples are, `images` or `text`; becomes an attribute.
+    """
 
     def register(cls: _Class) -> _Class:
+        cls.modality = modality  # type: ignore[attr-defined]
         _FAMILIES[name] = cls()
         return cls
 

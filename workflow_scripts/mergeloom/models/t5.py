@@ -15,24 +15,23 @@ from torch.nn.functional import cross_entropy
 
 from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile
-from mergeloom.models.answers import END, PAD, Answers
+from mergeloom.models.answers import Answers
 from mergeloom.models.family import family
 from mergeloom.models.naming import T5 as Names
 from mergeloom.models.t5_sizes import sizes
+from mergeloom.models.tokens import END, PAD
 from mergeloom.models.torchvision_cure import cure_torchvision
 
 FURTHER = 4  # tokens by which what is generated may be longer than the longest answer
 AT_ONCE = 2**26  # logits over the vocabulary that are held at once
 
 
-@family("t5")
+@family("t5", modality="text")
 class T5(Names):
     """T5 (arXiv 1910.10683) and Flan-T5 (arXiv 2210.11416).
 
     Inputs are token ids int64 [n, length], padded at the end.
     """
-
-    modality = "text"
 
     def build(self, architecture: Mapping[str, Any]) -> nn.Module:
         """The whole model, initialised at random from torch's global generator."""
