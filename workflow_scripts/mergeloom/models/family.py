@@ -60,6 +60,14 @@ class Family(Naming, Protocol):
         """What the model makes of n examples before any head: [n, d]."""
         ...
 
+    # Of a family of text:
+
+    def answer(self, tower: Any, head: Any, inputs: Any) -> tuple[Any, Any]:
+        """`logits`, and the token ids that are generated, int64 [n, length]."""
+        ...
+
+    # Of a family of images, whose heads are made of words:
+
     def tokenize(self, architecture: Mapping[str, Any], texts: Sequence[str]) -> Any:
         """Texts to the token ids that the model reads: int64 [n, context]."""
         ...

@@ -40,12 +40,13 @@ def evaluate_text(
     dict of
     `accuracy` : share of generated texts that are the right answer, but for white space and
         punctuation around it, of which a number keeps its sign; of a task whose metric is
-        `spearman`, Spearman's ρ of the numbers that they are with those that they should be, 0 for
-        a text that is none;
+        `spearman`, Spearman's ρ of the numbers that they are, 0 for a text that is none, with those
+        of the right answers: the labels, rounded as answers are;
     `loss` : mean cross-entropy (nats) of the right answer among the task's answers;
     `n`;
     `label_accuracy` : share of texts whose right answer is the likeliest of the task's;
-    `valid_rate` : share of generated texts that are one of the task's answers;
+    `valid_rate` : share of generated texts that are one of the task's answers, numbers as their
+        format writes them: 3.80 is scored as a number, but is not the answer 3.8;
     `mcc` : of a task whose metric it is, Matthews' correlation coefficient of what is generated,
         with whatever is no answer as one class more.
 
