@@ -20,7 +20,6 @@ from mergeloom.evaluation.results import (
     result,
 )
 from mergeloom.io.tensors import TensorFile
-from mergeloom.models.answers import Answers
 from mergeloom.models.family import get_family
 
 log = logging.getLogger(__name__)
@@ -83,11 +82,8 @@ class Benchmark:
     @property
     def scored_by(self) -> dict[str, str]:
         """Tasks whose accuracy is another score, and which one it is."""
-        return {
-            task: head.metric
-            for task, head in self.heads.items()
-            if isinstance(head, Answers) and head.metric == "spearman"
-        }
+        metrics = {task: getattr(head, "metric", None) for task, head in self.heads.items()}
+        return {task: metric for task, metric in metrics.items() if metric == "spearman"}
 
     def classes(self, task: str) -> int:
         """Number of classes of a task."""
