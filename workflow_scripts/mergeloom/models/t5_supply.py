@@ -13,19 +13,22 @@ from mergeloom.models.supply import Keys, Supplier, supplied
 class T5Supply:
     """Its own norm, the table of relative positions; the perceptrons of the blocks."""
 
-    def supply(self, tower: Any, keys: Keys, supplier: Supplier) -> None:
+    def supply(self, tower: Any, keys: Keys, supplier: Supplier) -> set[str]:
         """The norm scales without centring. The table of relative positions is looked up once for
         all rows and broadcast over them, so each row's own is put there.
         """
         # Here, because most that import this module have no T5.
         from transformers.models.t5.modeling_t5 import T5Attention, T5LayerNorm
 
+        asked = set()
         for module in tower.modules():
             if isinstance(module, T5LayerNorm):
-                _supply_norm(module, keys[module.weight.data_ptr()], supplier)
+                asked.add(key := keys[module.weight.data_ptr()])
+                _supply_norm(module, key, supplier)
             elif isinstance(module, T5Attention) and module.has_relative_attention_bias:
-                table = module.relative_attention_bias.weight
-                _supply_positions(module, keys[table.data_ptr()], supplier)
+                asked.add(key := keys[module.relative_attention_bias.weight.data_ptr()])
+                _supply_positions(module, key, supplier)
+        return asked
 
     def perceptrons(self, tower: Any) -> list[nn.Module]:
         """The feed-forward layer of every block, the encoder's first."""
