@@ -35,6 +35,7 @@ rule tabulate_cost:
         summary=f"<results>/{ADAPTIVE_STUDY}/summary.csv",
         results=of_adapters(".json"),
         times=of_adapters(".times.json"),
+        times_of_adaptation=states_of_adapters(".times.json"),
     output:
         csv=shown_of_adaptive("cost.csv", "cost_table", "cost"),
         record=f"<results>/{ADAPTIVE_STUDY}/cost.csv.provenance.json",

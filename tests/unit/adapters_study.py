@@ -93,6 +93,7 @@ class Files(NamedTuple):
     adapters: list[str]
     coefficients: list[str]
     times: list[str]
+    times_of_adaptation: list[str]
     curves: list[str]
     corrupted: list[str]
 
@@ -160,7 +161,8 @@ def of_adapter(
         given["adaptation"] = {
             "split": "test", "steps": adapter.steps, "chosen": adapter.steps, "keep": "last",
             "stopped_early": False, "granularity": "batch", "batch_size": 16, "optimizer": "adam",
-            "schedule": "constant", "lr": 1e-5, "weight_decay": 0.0, "seed": 0,
+            "schedule": "constant", "lr": 1e-5, "weight_decay": 0.0, "seed": 0, "checkpoint": 50,
+            "patience": None,
             "collapsed": {
                 "average": "average" in adapter.collapsed,
                 "tasks": [t for t in adapter.collapsed if t != "average"],
@@ -225,7 +227,7 @@ def write(folder: Path, made: Made = DEMO, corruptions: tuple[str, ...] = ()) ->
 
     static = {"zeroshot": 0.4, **made.mergers, "finetuned": 0.95}
     files = Files([put(f"{n}.json", of_merger(made, n, a)) for n, a in static.items()],
-                  [], [], [], [], [])  # fmt: skip
+                  [], [], [], [], [], [])  # fmt: skip
     given = [(name, adapter, "") for name, adapter in made.adapters.items()]
     given += [
         (name, made.adapters[name]._replace(accuracy=accuracy), made.source)
@@ -235,13 +237,16 @@ def write(folder: Path, made: Made = DEMO, corruptions: tuple[str, ...] = ()) ->
         at = f"adaptive/{f'from/{source}/' if source else ''}{name}"
         files.adapters.append(put(f"{at}.json", of_adapter(made, name, adapter, source)))
         files.coefficients.append(table(f"{at}.coefficients.parquet", coefficients(made, adapter)))
-        time = {
+        adaptation = {
             "adaptation_seconds": 12.5 + index if adapter.steps else None,
             "seconds_per_step": 0.0625 if adapter.steps else None,
+        }
+        files.times_of_adaptation.append(put(f"adapted/{index}.times.json", adaptation))
+        evaluation = {
             "evaluation_seconds": 3.5, "examples_per_second": 1000.0 + index, "device": "cpu",
             "threads": 2,
         }  # fmt: skip
-        files.times.append(put(f"{at}.times.json", time))
+        files.times.append(put(f"{at}.times.json", evaluation))
         if not source:
             files.curves.append(table(f"adapted/{name}.parquet", curve(made, adapter)))
     for place, name in enumerate(("", *corruptions)):

@@ -251,8 +251,17 @@ def test_the_tables_fit_a_terminal(name, tmp_path):
 # Costs
 
 
+def times_of(study):
+    return [
+        read_json(adaptation) | read_json(evaluation)
+        for adaptation, evaluation in zip(
+            study.files.times_of_adaptation, study.files.times, strict=True
+        )
+    ]
+
+
 def test_times_come_from_the_files_of_times_alone(study):
-    times = [read_json(path) for path in study.files.times]
+    times = times_of(study)
     found = cost(study.frame, study.adapters, times)
     assert list(found["model"]) == list(study.frame["model"])
     by_name = {(r["model"], r["transferred_from"]): r for r in found.to_dict("records")}
@@ -268,7 +277,7 @@ def test_times_come_from_the_files_of_times_alone(study):
 
 
 def test_an_adapter_without_times_is_named(study):
-    times = [read_json(path) for path in study.files.times]
+    times = times_of(study)
     with pytest.raises(MergeloomError, match=r"dawe_task_wise from ViT-Nano .*\.times\.json"):
         cost(study.frame, study.adapters[:-1], times[:-1])
 

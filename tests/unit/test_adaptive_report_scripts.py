@@ -58,7 +58,10 @@ def test_tables_and_figures_of_a_study_are_written(run, tmp_path):
     rows = pd.read_csv(tables["csv"]).set_index("model")
     assert rows.loc["finetuned", "stored_parameters"] == 6 * len(made.DEMO.tasks)
 
-    given = {"summary": str(tables["csv"]), "results": files.adapters, "times": files.times}
+    given = {
+        "summary": str(tables["csv"]), "results": files.adapters, "times": files.times,
+        "times_of_adaptation": files.times_of_adaptation,
+    }  # fmt: skip
     costs = pd.read_csv(run("tabulate_cost.py", given, csv="cost.csv")["csv"])
     assert list(costs["model"]) == list(rows.index)
 

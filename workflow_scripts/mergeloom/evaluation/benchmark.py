@@ -221,7 +221,7 @@ def evaluate_merged(
     reference = {"test": finetuned["tasks"]}
     if "val" in benchmark.splits:
         reference["val"] = finetuned["validation"]["tasks"]
-    check_precision(benchmark, finetuned.get("precision", {"dtype": "float32"})["dtype"])
+    check_precision(benchmark, precision_of(finetuned))
     model = MergedModel(benchmark.encoder, base, merged, benchmark.device)
     name = names.get("merger", merger["method"])
     if model.per_task and "benchmark" in (evaluated_on or {}):
@@ -280,6 +280,12 @@ def _warn_of_strangers(scores: Scores) -> None:
                 best,
                 score["accuracy"],
             )
+
+
+def precision_of(finetuned: Mapping[str, Any]) -> str:
+    """The precision that a result of fine-tuned models was evaluated in."""
+    found: str = finetuned.get("precision", {"dtype": "float32"})["dtype"]
+    return found
 
 
 def check_precision(benchmark: Benchmark, of_finetuned: str) -> None:

@@ -97,8 +97,8 @@ def markdown(frame: pd.DataFrame, tasks: Sequence[str], subject: str) -> str:
         f"# {_HEADING}: {subject}",
         "",
         "Average test accuracy in percent. Adapters: before → after adaptation to the same images;",
-        "! marks a collapse on average: entropy fell while validation accuracy fell by more than a",
-        "point, too. Tasks that collapsed are named below.",
+        "! marks a collapse on average: entropy fell and, by more than a point, accuracy on clean",
+        "validation images or on these. Tasks that collapsed are named below.",
         "",
     ]
     order = list(dict.fromkeys(zip(frame["kind"], frame["model"], strict=True)))
