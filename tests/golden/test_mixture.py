@@ -62,9 +62,11 @@ def test_batched_mixing_is_the_naive_merge_of_every_row(study, mixture, images, 
     np.testing.assert_allclose(found.double(), expected, atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("together", [1, 3, 8])
 @pytest.mark.parametrize("tile", [1, 64, 2**20])
-def test_tiles_of_any_size_give_the_same_product(tile, monkeypatch):
+def test_tiles_of_any_size_give_the_same_product(tile, together, monkeypatch):
     monkeypatch.setattr(mixed, "TILE", tile)
+    monkeypatch.setattr(mixed, "GROUPS", together)
     g = torch.Generator().manual_seed(0)
     inputs, base = torch.randn(4, 5, 6, generator=g), torch.randn(7, 6, generator=g)
     stack, factors = torch.randn(3, 7, 6, generator=g), torch.randn(4, 3, generator=g)
@@ -77,14 +79,16 @@ def test_tiles_are_larger_where_there_are_no_caches_of_a_processor_to_fill():
     spans = {}
     for device in ("cpu", "meta"):
         base, stack = torch.zeros(512, 768, device=device), torch.zeros(2, 512, 768, device=device)
-        found = mixed._tiles(base, stack, torch.zeros(8, 2, device=device), torch.float32)
-        spans[device] = [span for span, _ in found]
-    assert len(spans["cpu"]) > 1
+        found = mixed._tiles(base, stack, torch.zeros(16, 2, device=device), torch.float32)
+        spans[device] = [(span, some) for span, some, _ in found]
+    assert {some.start for _, some in spans["cpu"]} == {0, 8}
+    assert len({span.start for span, _ in spans["cpu"]}) > 1
     assert len(spans["meta"]) == 1
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_gradients_are_those_of_finite_differences(rows):
+def test_gradients_are_those_of_finite_differences(rows, monkeypatch):
+    monkeypatch.setattr(mixed, "GROUPS", 2)  # of three
     g = torch.Generator().manual_seed(0)
     inputs, base, stack, factors = (
         torch.randn(*shape, generator=g, dtype=torch.float64)
