@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
+from mergeloom.linalg.inner import inner
 from mergeloom.similarity.features import Features
 from mergeloom.similarity.linear import Kernels, centred, linear_kernels
 from mergeloom.similarity.measure import measure
@@ -84,7 +85,7 @@ def cka_rbf(
     means = [_mean(x[:: max(1, features.n // _SAMPLE)]) for x in columns]
 
     def fill(model: int, rows: slice, cols: slice, tile: Tensor) -> None:
-        torch.mm(_left(columns[model][rows]), columns[model][cols].T, out=tile)
+        inner(_left(columns[model][rows]), columns[model][cols], out=tile)
         tile.exp_().sub_(means[model])
 
     found = products(features, fill, sums=True)
