@@ -115,25 +115,23 @@ class _StackedAdamW:
     def __init__(self, weights: Tensor, candidates: Sequence[Candidate]) -> None:
         self._weights = weights
         self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
-        self._rates = [float(candidate.learning_rate or 0) for candidate in candidates]
-        self._decays = [candidate.weight_decay for candidate in candidates]
+        # In float64, as torch.optim multiplies them before they meet a weight.
+        self._rates, self._decays = (
+            torch.tensor(values, dtype=torch.float64, device=weights.device).view(-1, 1, 1)
+            for values in (
+                [float(candidate.learning_rate or 0) for candidate in candidates],
+                [candidate.weight_decay for candidate in candidates],
+            )
+        )
 
     def update(self, some: slice, gradient: Tensor, step: int, share: float) -> None:
         """Take a step, counted from 1, for some candidates, at a share of their learning rates."""
         first = 1 - BETAS[0] ** step
         second = math.sqrt(1 - BETAS[1] ** step)
-        rates = [share * rate for rate in self._rates[some]]
-        # One candidate after another: its numbers stay in the cache from one line to the next.
-        for own, rate, decay, weights, mean, square in zip(
-            gradient,
-            rates,
-            self._decays[some],
-            self._weights[some],
-            self._mean[some],
-            self._square[some],
-            strict=True,
-        ):
-            mean.lerp_(own, 1 - BETAS[0])
-            square.mul_(BETAS[1]).addcmul_(own, own, value=1 - BETAS[1])
-            spread = square.sqrt().div_(second).add_(EPSILON)
-            weights.mul_(1 - rate * decay).addcdiv_(mean, spread, value=-rate / first)
+        rates = share * self._rates[some]
+        weights, mean, square = self._weights[some], self._mean[some], self._square[some]
+        mean.lerp_(gradient, 1 - BETAS[0])
+        square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        spread = square.sqrt().div_(second).add_(EPSILON)
+        change = torch.div(mean, spread, out=spread).mul_((rates / first).float())
+        weights.mul_((1 - rates * self._decays[some]).float()).sub_(change)
