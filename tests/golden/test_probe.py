@@ -360,3 +360,14 @@ def test_splits_that_do_not_fit_one_another_are_refused() -> None:
 def test_a_protocol_out_of_its_ranges_is_refused(key: str, value: object) -> None:
     with pytest.raises(MergeloomError, match=f"linear probe: {key} is"):
         Protocol(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("protocol", [QUICK, Protocol(solver="lbfgs")], ids=["adamw", "lbfgs"])
+def test_a_probe_on_a_gpu_is_that_on_a_processor(protocol: Protocol) -> None:
+    train, test = make_split(300), make_split(100, seed=1)
+    (expected,) = fit_probes(train, test, seeds=[0], protocol=protocol)
+    (found,) = fit_probes(train, test, seeds=[0], protocol=protocol, device="cuda")
+    assert found.chosen == expected.chosen
+    assert found.test.top1 == pytest.approx(expected.test.top1, abs=0.02)
+    torch.testing.assert_close(found.weight, expected.weight, rtol=1e-3, atol=1e-3)
