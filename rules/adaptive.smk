@@ -28,7 +28,7 @@ rule adapt_model:
         encoder=model_of,
         tasks=tasks_of,
         adapter=adapted_preset,
-        evaluation={"batch_size": config["evaluation"]["batch_size"]},
+        evaluation=of_validation(),
         seed=adapter_seed,
         threads=config["threads"]["finetune"],
         code=code(
@@ -66,7 +66,7 @@ use rule adapt_model as adapt_on_corrupted with:
         tasks=tasks_of,
         adapter=adapted_preset,
         corruption=corruption_of,
-        evaluation={"batch_size": config["evaluation"]["batch_size"]},
+        evaluation=of_validation(),
         seed=adapter_seed,
         threads=config["threads"]["finetune"],
         code=code(

@@ -35,6 +35,7 @@ rule tabulate_cost:
         summary=f"<results>/{ADAPTIVE_STUDY}/summary.csv",
         results=of_adapters(".json"),
         times=of_adapters(".times.json"),
+        times_of_adaptation=states_of_adapters(".times.json"),
     output:
         csv=shown_of_adaptive("cost.csv", "cost_table", "cost"),
         record=f"<results>/{ADAPTIVE_STUDY}/cost.csv.provenance.json",
@@ -95,7 +96,9 @@ rule compare_on_corrupted:
     input:
         results=results_on_corrupted,
     output:
-        csv=shown_of_adaptive("corrupted.csv", "corrupted", "corrupted images: table"),
+        csv=shown_of_adaptive(
+            "corrupted.csv", "corrupted_table", "corrupted images: table"
+        ),
         png=shown_of_adaptive("corrupted.png", "corrupted", "corrupted images"),
         svg=f"<results>/{ADAPTIVE_STUDY}/corrupted.svg",
         markdown=f"<results>/{ADAPTIVE_STUDY}/corrupted.md",

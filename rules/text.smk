@@ -17,7 +17,7 @@ rule render_text_task:
     resources:
         mem_mb=memory,
     params:
-        task=lambda wildcards: texts_of(wildcards.task),
+        task=lambda wildcards: of_task(wildcards.task, "source", "answers"),
         seed=config["data_seed"],
         code=code("render_text_task.py", text_renderer="{task}"),
         env=env(("numpy", "pyarrow")),
@@ -99,7 +99,7 @@ rule split_text_task:
     resources:
         mem_mb=memory_of_stream,
     params:
-        task=asked,
+        task=lambda wildcards: columns_of(wildcards.task),
         seed=config["data_seed"],
         allow_overlap=may_overlap,
         code=code("split_text_task.py"),
@@ -156,6 +156,7 @@ rule fetch_tokenizer:
         mem_mb=2000,
     params:
         source=tokenizer_of_hub,
+        size=vocabulary_of,
         code=code("fetch_tokenizer.py"),
         env=env(("tokenizers",)),
     message:
@@ -182,7 +183,7 @@ rule tokenize_training_texts:
     conda:
         "../envs/environment.yaml"
     resources:
-        mem_mb=memory_of_stream,
+        mem_mb=memory_of_texts,
     params:
         task=asked,
         length=text_length,

@@ -1,4 +1,4 @@
-# Fine-tuning of the image tower on one task; a run may keep the weights of more epochs than the last.
+# Fine-tuning of an encoder on one task, of CLIP its image tower; a run may keep the weights of more epochs than the last.
 
 
 rule finetune_task:

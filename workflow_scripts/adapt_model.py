@@ -9,15 +9,14 @@ from rule import job
 
 with job(snakemake) as j:
     names = dict(j.wildcards.items())
+    of_preset = {k: v for k, v in j.params.adapter["evaluation"].items() if k == "batch_size"}
     benchmark = Benchmark(
         encoder=j.params.encoder,
         tasks=j.params.tasks,
         heads=j.input.heads,
         val=j.input.val,
         device=j.device,
-        batch_size=j.params.adapter["evaluation"].get(
-            "batch_size", j.params.evaluation["batch_size"]
-        ),
+        **{**j.params.evaluation, **of_preset},
     )
     subject = Subject(
         encoder=j.params.encoder,

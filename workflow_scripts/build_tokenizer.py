@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mergeloom.data.texts import answers_of, read_prompts
-from mergeloom.data.tokenizer import train_tokenizer
+from mergeloom.data.tokenizer_training import train_tokenizer
 from rule import job
 
 with job(snakemake) as j:

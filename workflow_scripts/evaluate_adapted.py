@@ -47,5 +47,5 @@ with job(snakemake) as j:
         svd=j.input.svd,
     )
     write_parquet(Path(j.output.coefficients), found.coefficients, j.metadata())
-    write_json(j.output.times, times_of(j.input.adapted, found, j.device))
+    write_json(j.output.times, times_of(found, j.device))
     write_json(j.output.result, found.result)

@@ -2,7 +2,7 @@
 
 from mergeloom.data.shards import write_lines
 from mergeloom.models.family import get_family
-from mergeloom.report.adaptive.study import read_models, scored_by
+from mergeloom.report.adaptive.study import read_models, scored_by, subject
 from mergeloom.report.adaptive.tables import summary, tower_size
 from mergeloom.report.adaptive.text import markdown
 from mergeloom.report.published import Figure
@@ -14,10 +14,7 @@ with job(snakemake) as j:
     published = [Figure(**given) for given in j.params.published]
     tower = tower_size(j.input.base, get_family(j.params.family))
     frame = summary(models, j.params.tasks, published, tower)
-    wildcards = j.wildcards
-    subject = ", ".join(
-        (wildcards.encoder, wildcards.experts, wildcards.benchmark, wildcards.study)
-    )
     write_csv(j.output.csv, frame)
-    write_lines(j.output.markdown, markdown(frame, subject, scored_by(models)).splitlines())
+    text = markdown(frame, subject(j.wildcards), scored_by(models))
+    write_lines(j.output.markdown, text.splitlines())
     j.write_sidecar(j.output.csv)

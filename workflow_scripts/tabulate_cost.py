@@ -7,6 +7,9 @@ from rule import job
 
 with job(snakemake) as j:
     adapters = [read_json(path) for path in j.input.results]
-    times = [read_json(path) for path in j.input.times]
+    times = [
+        read_json(adaptation) | read_json(evaluation)
+        for adaptation, evaluation in zip(j.input.times_of_adaptation, j.input.times, strict=True)
+    ]
     write_csv(j.output.csv, cost(read_summary(j.input.summary), adapters, times))
     j.write_sidecar(j.output.csv)

@@ -1,6 +1,11 @@
 # Adapters: what they are adapted to, which features they read, where their states lie.
 
-from mergeloom.config.adapters import SPLITS, looks_at_inputs, reads_features
+from mergeloom.config.adapters import (
+    SPLITS,
+    check_serves,
+    looks_at_inputs,
+    reads_features,
+)
 
 ADAPTED = "<models>/{encoder}/{experts}/adapted/{benchmark}/{adapter}"
 ADAPTED_TO_CORRUPTED = (
@@ -51,9 +56,14 @@ def corrupted_inputs(wildcards):
     )
 
 
+@explained
 def vectors_combined(wildcards):
-    """What an adapter combines: the experts' task vectors, or a merger's, one per task in a file."""
+    """What an adapter combines: the experts' task vectors, or a merger's, one per task in a file.
+
+    One that does not serve the encoder is an error.
+    """
     adapter = preset("adapters", wildcards.adapter)
+    check_serves(wildcards.adapter, adapter, preset("encoders", wildcards.encoder))
     if "vectors" in adapter:
         return expand(MERGED, merger=adapter["vectors"], **wildcards)[0]
     return over_tasks("<models>/{encoder}/{experts}/{task}/task_vector.safetensors")(
@@ -90,6 +100,11 @@ def corrupted_split(wildcards):
 def corruption_of(wildcards):
     """Name and severity of a corruption."""
     return {"corruption": wildcards.corruption, "severity": severity_of(wildcards)}
+
+
+def of_validation():
+    """What validation while adapting takes of how the configuration evaluates."""
+    return {key: config["evaluation"][key] for key in ("batch_size", "precision")}
 
 
 def adapter_seed(wildcards):

@@ -47,6 +47,25 @@ def of_adapters(ending):
     return paths
 
 
+def states_of_adapters(ending):
+    """Input function: what lies beside the states of the same adapters, in the same order."""
+
+    def paths(wildcards):
+        entry = entry_at(wildcards)
+        transfers = entry.get("transfers", {"from": "", "adapters": []})
+        there = dict(wildcards.items()) | {"encoder": transfers["from"]}
+        return [
+            path
+            for place, names in (
+                (dict(wildcards.items()), entry["adapters"]),
+                (there, transfers["adapters"]),
+            )
+            for path in expand(f"{ADAPTED}{ending}", adapter=names, **place)
+        ]
+
+    return paths
+
+
 def mergers_of_entry(wildcards):
     """Results of the static mergers beside a study's adapters, zero-shot first, fine-tuned last."""
     return expand(

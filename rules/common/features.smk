@@ -38,9 +38,12 @@ def origin_of_extractor(wildcards):
 
 
 def encoder_of_extractor(wildcards):
-    """The encoder whose base an extractor is, without how it is trained; None for the others."""
+    """The encoder whose base an extractor is, and how its examples are prepared; None for the others."""
     name = preset("extractors", wildcards.extractor).get(ENCODER)
-    return None if name is None else model_named(name)
+    if name is None:
+        return None
+    texts = {k: v for k, v in preset("encoders", name).items() if k == "text"}
+    return {**model_named(name), **texts}
 
 
 def network_of_extractor(wildcards):

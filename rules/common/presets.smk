@@ -107,10 +107,13 @@ def at(kind, wildcard):
 
 
 def model_named(name):
-    """What an encoder is, without how it is trained: editing its recipe re-runs what trains it."""
+    """What an encoder is, without how it is trained: editing its recipe re-runs what trains it.
+
+    How images are normalised is a part of it; how long texts may be is one of their tokenised files.
+    """
     encoder = preset("encoders", name)
-    inputs = "text" if name in TEXT_ENCODERS else "image"
-    return {key: encoder[key] for key in ("family", "architecture", inputs)}
+    keys = ("family", "architecture", "image")
+    return {key: encoder[key] for key in keys if key in encoder}
 
 
 def model_of(wildcards):

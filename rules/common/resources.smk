@@ -27,6 +27,11 @@ def memory_of_stream(wildcards, attempt):
     return int(2000 * 1.5 ** (attempt - 1))
 
 
+def memory_of_texts(wildcards, input, attempt):
+    """Megabytes for a job that holds texts, their prompts and their tokens; tables are compressed."""
+    return int((1500 + 20 * input.size_mb) * 1.5 ** (attempt - 1))
+
+
 def threads_of_images(wildcards):
     """Threads that decode images; rendered tasks are so small that they rather run side by side."""
     return 1 if wildcards.task in RENDERED else 4

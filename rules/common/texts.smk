@@ -1,35 +1,47 @@
 # Where the texts of a task come from, its tables, and the tokenizers of encoders.
 
 from mergeloom.data.answers import ANY
+from mergeloom.data.prompts import fields_of
+from mergeloom.models.t5_sizes import sizes
 
 # Tasks of texts by where they come from; those given as tables are in none.
 RENDERED_TEXTS, HUB_TEXTS, TEXT_FILES = (
     [t for t in TEXT_TASKS if source_of(PRESETS["tasks"][t]) == kind]
     for kind in ("rendered", "hub", "files")
 )
-# What of a preset says how a table is read and asked.
-TEXT_KEYS = ("prompt", "answers", "allow_empty")
 
 
-def how_asked(task):
-    """How a task's tables are read and asked, wherever they come from."""
-    return {k: v for k, v in preset("tasks", task).items() if k in TEXT_KEYS}
+def of_task(task, *keys):
+    """Those of the keys that a task's preset has."""
+    return {k: v for k, v in preset("tasks", task).items() if k in keys}
+
+
+@explained
+def columns_of(task):
+    """Which columns of a task's tables are read, and how, whatever is asked of them."""
+    fields = fields_of(preset("tasks", task)["prompt"])
+    return {**of_task(task, "answers", "allow_empty"), "fields": fields}
 
 
 def texts_of(task):
-    """What a task's tables are made by; an edit of its metric or epochs makes none again."""
-    return {**how_asked(task), "source": preset("tasks", task)["source"]}
+    """What a task's tables are made of files by; another wording, metric or epochs make none again."""
+    return {**columns_of(task), "source": preset("tasks", task)["source"]}
+
+
+def how_asked(task):
+    """How a task's tables are read and asked."""
+    return of_task(task, "prompt", "answers", "allow_empty")
 
 
 def asked(wildcards):
-    """Params function: how a task's tables are read and asked."""
+    """Params function: the same, of the task of a path."""
     return how_asked(wildcards.task)
 
 
 def answered(wildcards):
-    """Params function: the same, and how answers are scored."""
+    """Params function: a task's answers, and how they are scored."""
     metric = preset("tasks", wildcards.task).get("metric", "accuracy")
-    return {**asked(wildcards), "metric": metric}
+    return {**of_task(wildcards.task, "answers"), "metric": metric}
 
 
 def tables_made(task):
@@ -109,9 +121,10 @@ def tasks_of_pretraining(wildcards):
     return [how_asked(task) for task in tasks]
 
 
+@explained
 def vocabulary_of(wildcards):
     """Params function: how many tokens an encoder has at most."""
-    return preset("encoders", wildcards.encoder)["architecture"]["vocab_size"]
+    return sizes(preset("encoders", wildcards.encoder)["architecture"])["vocab_size"]
 
 
 @explained

@@ -58,7 +58,7 @@ class Study(Files):
             self.benchmark(), checkpoints=checkpoints, names=self.names, provenance=PROVENANCE
         )
 
-    def benchmark(self, splits=("val", "test"), batch_size=7, tasks=None):
+    def benchmark(self, splits=("val", "test"), batch_size=7, tasks=None, **others):
         """The benchmark, or some of its tasks."""
         kept = [self.tasks.index(task) for task in tasks or self.tasks]
 
@@ -68,6 +68,7 @@ class Study(Files):
         return Benchmark(
             encoder=self.encoder, tasks=[self.tasks[k] for k in kept], heads=of("heads"),
             device="cpu", batch_size=batch_size, **{split: of(split) for split in splits},
+            **others,
         )  # fmt: skip
 
     def subject(self, preset, seed=0, tasks=None, vectors=None):

@@ -24,8 +24,8 @@ MLP = ".mlp."
 class Files:
     """A base and the task vectors of `TASKS` experts, as files and in float64."""
 
-    def __init__(self, folder, layers=2, scale=0.1):
-        vision = {**ENCODER["architecture"]["vision_cfg"], "layers": layers}
+    def __init__(self, folder, layers=2, scale=0.1, **others):
+        vision = {**ENCODER["architecture"]["vision_cfg"], "layers": layers, **others}
         self.encoder = {
             **ENCODER, "architecture": {**ENCODER["architecture"], "vision_cfg": vision},
         }  # fmt: skip

@@ -8,20 +8,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from adaptive_study import COUNTS, PROVENANCE, Study
+from adaptive_study import COUNTS, PROVENANCE, SIZE, Study
 from jsonschema import Draft202012Validator
 from small_clip import TASKS
 
-from mergeloom.adaptive import adaptation
-from mergeloom.adaptive.adaptation import Minimiser, Plan
+from mergeloom.adaptive import adaptation, evaluation, outcome
+from mergeloom.adaptive.adaptation import Minimiser
+from mergeloom.adaptive.coefficients import Moments
 from mergeloom.adaptive.entropy import joined, mean_entropies
 from mergeloom.adaptive.files import adapt_files, evaluate_files, times_of
-from mergeloom.adaptive.mixed_batches import mixed_batches
-from mergeloom.adaptive.outcome import Adaptation
+from mergeloom.adaptive.mixed_batches import mixed_batches, score_together
+from mergeloom.adaptive.outcome import MARGIN, Adaptation
+from mergeloom.adaptive.plan import Plan
 from mergeloom.adaptive.sampling import Reshuffled
+from mergeloom.adaptive.scores import score
 from mergeloom.adaptive.state_file import by_relative_depth, read_state
 from mergeloom.errors import MergeloomError
-from mergeloom.io.tensors import TensorFile
+from mergeloom.evaluation.precision import NotFinite
+from mergeloom.io.tensors import TensorFile, write_tensors
 
 SCHEMA = json.loads(
     (Path(__file__).parents[2] / "config/schema/adaptive_result.schema.json").read_text()
@@ -59,7 +63,8 @@ def adapt(study, preset, folder, seed=0, **changed):
         "title": "a test",
         "metadata": {},
     }
-    adapt_files(subject, study.benchmark(), **paths, **(given | changed))
+    benchmark = changed.pop("benchmark", study.benchmark())
+    adapt_files(subject, benchmark, **paths, **(given | changed))
     return paths
 
 
@@ -149,9 +154,8 @@ def test_an_adapted_result_fits_the_schema_and_tells_what_was_before(study, adap
         logits = torch.nn.functional.normalize(features, dim=-1) @ head.T
         right = (logits.argmax(dim=1) == examples.labels).double().mean()
         assert found.result["before"]["tasks"][task]["accuracy"] == pytest.approx(float(right)), k
-    times = times_of(adapted["out"], found, "cpu")
-    assert set(times) == {"adaptation_seconds", "seconds_per_step", "evaluation_seconds",
-                          "examples_per_second", "device", "threads"}  # fmt: skip
+    times = times_of(found, "cpu")
+    assert set(times) == {"evaluation_seconds", "examples_per_second", "device", "threads"}
 
 
 def test_per_sample_evaluation_is_the_merge_of_every_input(study, adapted):
@@ -180,9 +184,71 @@ def test_the_curve_validates_what_is_evaluated(study, tmp_path, granularity):
     result = evaluate(study, preset, paths["out"]).result
     curve = pd.read_parquet(paths["curve"])
     last = curve[curve["step"] == curve["step"].max()].set_index("task")
-    for task, score in result["validation"]["tasks"].items():
-        assert last["val_loss"][task] == pytest.approx(score["loss"], rel=1e-6)
-        assert last["val_accuracy"][task] == score["accuracy"]
+    for task, scores in result["validation"]["tasks"].items():
+        assert last["val_loss"][task] == pytest.approx(scores["loss"], rel=1e-6)
+        assert last["val_accuracy"][task] == scores["accuracy"]
+
+
+def test_validation_and_mixed_batches_are_of_the_precision_of_the_evaluation(study, tmp_path):
+    narrow = study.benchmark(precision="bfloat16")
+    finetuned = study.finetuned | {"precision": {"dtype": "bfloat16"}}
+    preset = {
+        "method": "wemoe", "adaptation": {**STEPS, "steps": 1},
+        "evaluation": {"granularity": "sample"},
+    }  # fmt: skip
+    paths = adapt(study, preset, tmp_path, benchmark=narrow, finetuned=finetuned)
+    result = evaluate(study, preset, paths["out"], benchmark=narrow, finetuned=finetuned).result
+    exact = evaluate(study, preset, paths["out"]).result
+    curve = pd.read_parquet(paths["curve"])
+    last = curve[curve["step"] == 1].set_index("task")
+    for task, scores in result["validation"]["tasks"].items():
+        assert last["val_loss"][task] == pytest.approx(scores["loss"], rel=1e-6)
+        assert last["val_loss"][task] != exact["validation"]["tasks"][task]["loss"]
+    losses = [r["mixed_batches"]["average"]["loss"] for r in (result, exact)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    with pytest.raises(MergeloomError, match="evaluated in bfloat16, this would be in float32"):
+        adapt(study, preset, tmp_path, finetuned=finetuned)
+
+
+def test_mixed_batches_whose_logits_are_not_finite_are_an_error(study, tmp_path):
+    subject = study.subject({"method": "wemoe", "evaluation": {"granularity": "sample"}})
+    with torch.no_grad():
+        subject.adapter.routers[0].bias.fill_(math.inf)
+    with pytest.raises(MergeloomError, match="logits are not finite"):
+        score_together(study.benchmark(), subject.adapter, "test", 0)
+
+
+def test_what_is_chosen_within_is_tabled_input_by_input_and_not_while_times_are_taken(
+    study, tmp_path, monkeypatch
+):
+    preset = {
+        "method": "wemoe", "adaptation": {**STEPS, "steps": 2},
+        "evaluation": {"granularity": "sample"},
+    }  # fmt: skip
+    paths = adapt(study, preset, tmp_path)
+    watched, scored = [], evaluation.score
+    monkeypatch.setattr(
+        evaluation,
+        "score",
+        lambda *given: watched.append(given[1].observer is not None) or scored(*given),
+    )
+    by_sample = evaluate(study, preset, paths["out"]).coefficients
+    assert watched == [False, True, False, False]
+    by_batch = {**preset, "evaluation": {"granularity": "batch"}}
+    other = evaluate(study, by_batch, paths["out"], subject=study.subject(by_batch)).coefficients
+    assert other["layer"] == by_sample["layer"]
+    np.testing.assert_allclose(other["std"], by_sample["std"])
+    assert min(by_sample["std"]) > 0
+
+
+def test_moments_are_those_of_all_rows():
+    rows = torch.randn(11, 2, 3, generator=torch.Generator().manual_seed(0))
+    moments = Moments()
+    for part in rows.split(4):
+        moments.add(part)
+    np.testing.assert_allclose(moments.mean, rows.double().mean(dim=0))
+    np.testing.assert_allclose(moments.std, rows.double().std(dim=0, correction=0))
 
 
 def test_a_batch_and_a_mixed_batch_share_the_mean_of_their_coefficients(study, adapted):
@@ -330,6 +396,44 @@ def test_an_interrupted_adaptation_ends_in_the_same_bytes(study, tmp_path, monke
     assert not list((tmp_path / "cut").glob(".*")), "what it went on from is removed"
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_of_large_states_only_those_that_may_be_kept_are_resumed_from(
+    study, tmp_path, monkeypatch, keep
+):
+    preset = {
+        "method": "concrete_adamerging", "parameters": {"mask_steps": 3},
+        "adaptation": {**STEPS, "steps": 8, "keep": keep, "lr": 0.5},
+        "evaluation": {"granularity": "batch"},
+    }  # fmt: skip
+    everything = adapt(study, preset, tmp_path / "everything")
+    monkeypatch.setattr(outcome, "LARGE", 0)
+    whole = adapt(study, preset, tmp_path / "whole")
+    checkpoint = Minimiser._checkpoint
+    kept = []
+
+    def killed(self, found, step, title):
+        done = checkpoint(self, found, step, title)
+        kept.append(sorted(found.states))
+        if step == 6:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(Minimiser, "_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(study, preset, tmp_path / "cut")
+    monkeypatch.setattr(Minimiser, "_checkpoint", checkpoint)
+    cut = adapt(study, preset, tmp_path / "cut")
+    for name in ("out", "checkpoints", "curve"):
+        assert cut[name].read_bytes() == whole[name].read_bytes(), name
+    assert whole["out"].read_bytes() == everything["out"].read_bytes()
+    assert max(map(len, kept)) == (1 if keep == "last" else 2)
+    with TensorFile(cut["checkpoints"]) as file:
+        assert list(file) == ["steps"]
+        assert not len(file["steps"])
+    if keep == "best":
+        assert read_state(cut["out"]).adaptation["chosen"] < 6, "an earlier state was kept"
+
+
 def test_the_state_of_another_run_is_not_gone_on_with(study, tmp_path, monkeypatch):
     checkpoint = Minimiser._checkpoint
     seen = []
@@ -369,13 +473,46 @@ def test_an_entropy_that_is_not_finite_ends_adaptation_at_the_last_good_checkpoi
     Draft202012Validator(SCHEMA).validate(evaluate(study, GATE, paths["out"]).result)
 
 
+def test_logits_that_are_not_finite_on_validation_data_end_adaptation_alike(
+    study, tmp_path, monkeypatch, caplog
+):
+    scored, calls = adaptation.score, []
+
+    def breaking(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise NotFinite("the model's logits are not finite")
+        return scored(*given)
+
+    monkeypatch.setattr(adaptation, "score", breaking)
+    paths = adapt(study, GATE, tmp_path)
+    stored = read_state(paths["out"])
+    assert stored.adaptation["chosen"] == 2
+    reason = "the validation loss is not finite"
+    assert stored.adaptation["stopped"] == {"step": 4, "reason": reason}
+    assert f"{reason} at step 4; the state of step 2 is kept" in caplog.text
+    with TensorFile(paths["checkpoints"]) as file:
+        assert torch.equal(file["bias"][-1], stored.state["bias"])
+    monkeypatch.undo()
+    Draft202012Validator(SCHEMA).validate(evaluate(study, GATE, paths["out"]).result)
+
+
+def test_weights_that_are_not_finite_give_no_validation_loss(study):
+    subject = study.subject({"method": "adamerging", "evaluation": {"granularity": "batch"}})
+    with torch.no_grad():
+        subject.adapter.clamp = False
+        subject.adapter.values.fill_(math.nan)
+    with pytest.raises(NotFinite, match="a weight is NaN or too large"):
+        score(study.benchmark(), subject.adapter, "val", None, "batch")
+
+
 def test_a_model_that_is_broken_before_adaptation_is_an_error(study, tmp_path, monkeypatch):
     monkeypatch.setattr(adaptation, "mean_entropies", lambda *given: torch.full((TASKS,), math.nan))
-    with pytest.raises(MergeloomError, match="before adaptation is not finite"):
+    with pytest.raises(MergeloomError, match="before adaptation the entropy is not finite"):
         adapt(study, GATE, tmp_path)
 
 
-def outcome(entropies, accuracies):
+def curve_of(entropies, accuracies):
     """Rows of one task at steps 0, 1, ..., and of the average, which is the same."""
     return Adaptation([
         {"step": step, "task": task, "entropy": entropy, "val_accuracy": accuracy,
@@ -395,15 +532,73 @@ def outcome(entropies, accuracies):
     ],
 )
 def test_a_collapse_is_a_lower_entropy_at_a_lower_accuracy(entropies, accuracies, collapsed):
-    found = outcome(entropies, accuracies).collapsed(1)
+    found = curve_of(entropies, accuracies).collapsed(1)
     assert found == {"average": collapsed, "tasks": ["a"] if collapsed else []}
 
 
+def test_a_collapse_is_warned_of_with_its_tasks(study, tmp_path, monkeypatch, caplog):
+    fell = {"average": False, "tasks": ["task1", "task2"]}
+    monkeypatch.setattr(Adaptation, "collapsed", lambda self, step: dict(fell))
+    adapt(study, GATE, tmp_path)
+    assert "a test: collapsed on task1, task2: entropy fell" in caplog.text
+
+
+CORRUPTED = {"corruption": "contrast", "severity": 2}
+
+
+def test_what_adapts_to_corrupted_inputs_says_that_they_are_of_the_test_split(study, tmp_path):
+    preset = {**GATE, "adaptation": {**STEPS, "split": "val", "patience": 7}}
+    paths = adapt(study, preset, tmp_path / "corrupted", corruption=CORRUPTED)
+    found = read_state(paths["out"]).adaptation
+    assert found["split"] == "test"
+    assert CORRUPTED.items() <= found.items()
+    assert (found["checkpoint"], found["patience"]) == (STEPS["checkpoint"], 7)
+    plain = adapt(
+        study, preset, tmp_path / "plain",
+        inputs=study.paths["val"], features=study.paths["val_features"],
+    )  # fmt: skip
+    assert read_state(plain["out"]).adaptation["split"] == "val"
+
+
+@pytest.mark.parametrize("evaluated_on", [None, {"benchmark": "C", "unseen": []}, CORRUPTED])
+def test_corrupted_inputs_that_are_answered_worse_than_before_are_a_collapse(
+    study, tmp_path, evaluated_on
+):
+    """Here the test inputs stand for corrupted ones, and the state is broken after its adaptation:
+    validation accuracy did not fall."""
+    paths = adapt(study, GATE, tmp_path, corruption=CORRUPTED)
+    stored = read_state(paths["out"])
+    flags = {"average": False, "tasks": ["task1"]}
+    state = stored.state | {"weight": torch.zeros(TASKS, SIZE), "bias": torch.tensor([1.0, 0, 0])}
+    with TensorFile(paths["out"]) as file:
+        header = dict(file.metadata)
+    header["adaptation"] = json.dumps(stored.adaptation | {"collapsed": flags})
+    write_tensors(paths["out"], state, header)
+    splits = ("test",) if evaluated_on else ("val", "test")
+    result = evaluate(
+        study, GATE, paths["out"], benchmark=study.benchmark(splits), evaluated_on=evaluated_on
+    ).result
+    Draft202012Validator(SCHEMA).validate(result)
+    lower = [
+        task for task in study.tasks
+        if result["tasks"][task]["accuracy"] < result["before"]["tasks"][task]["accuracy"] - MARGIN
+    ]  # fmt: skip
+    assert "task2" in lower
+    assert "task0" not in lower, "it has its own expert now"
+    expected = [t for t in study.tasks if t in lower or t == "task1"]
+    found = result["adaptation"]["collapsed"]
+    if evaluated_on == CORRUPTED:
+        worse = result["average"]["accuracy"] < result["before"]["average"]["accuracy"] - MARGIN
+        assert found == {"average": worse, "tasks": expected}
+    else:
+        assert found == flags
+
+
 def test_the_best_step_is_the_first_of_the_highest_validation_accuracy():
-    found = outcome((3, 2, 1, 0), (0.5, 0.7, 0.7, 0.6))
+    found = curve_of((3, 2, 1, 0), (0.5, 0.7, 0.7, 0.6))
     assert found.chosen("best") == 1
     assert found.chosen("last") == 3
-    assert outcome((3, 2), (0.5, 0.4)).chosen("best") == 0, "adaptation made it worse"
+    assert curve_of((3, 2), (0.5, 0.4)).chosen("best") == 0, "adaptation made it worse"
 
 
 def test_patience_ends_adaptation_and_best_keeps_its_state(study, tmp_path):
@@ -500,16 +695,46 @@ def test_a_copied_state_is_noticed(study, larger, adapted):
         evaluate(larger, GATE, adapted["out"], source="G")
 
 
-def test_tasks_that_the_gate_never_saw_are_evaluated_when_asked_for(study, adapted):
-    other = study.benchmark(splits=("test",), tasks=["task2"])
+def test_tasks_that_the_gate_never_saw_are_evaluated_when_asked_for(study, tmp_path):
+    seen, unseen = study.tasks[:2], study.tasks[2:]
+    given = {"tasks": seen, "vectors": study.vectors[:2]}
+    benchmark = study.benchmark(tasks=seen)
+    paths = {name: tmp_path / path for name, path in FILES.items()}
+    adapt_files(
+        study.subject(GATE, **given), benchmark, **paths,
+        inputs=study.paths["test"][:2], features=study.paths["test_features"][:2],
+        val_features=study.paths["val_features"][:2],
+        finetuned=study.finetuned, corruption=None, seed=0, fingerprint="f", title="t", metadata={},
+    )  # fmt: skip
     found = evaluate(
-        study, GATE, adapted["out"], benchmark=other,
+        study, GATE, paths["out"], subject=study.subject(GATE, **given),
+        benchmark=study.benchmark(splits=("test",), tasks=unseen),
         features=study.paths["test_features"][2:],
-        evaluated_on={"benchmark": "C", "unseen": []},
+        evaluated_on={"benchmark": "C", "unseen": unseen},
     )  # fmt: skip
     Draft202012Validator(SCHEMA).validate(found.result)
-    assert set(found.result["tasks"]) == {"task2"}
-    assert set(found.coefficients["expert"]) == set(study.tasks)
+    assert found.result["evaluated_on"]["unseen"] == unseen
+    assert list(found.result["tasks"]) == unseen
+    assert set(found.coefficients["task"]) == set(unseen)
+    assert set(found.coefficients["expert"]) == set(seen)
+    stored = read_state(paths["out"])
+    assert stored.sidecar["tasks"] == seen
+    # Against the merge of the two seen experts for every input of the third task, in float64.
+    [task] = unseen
+    examples = study.benchmark().examples["test"][task]
+    gate = study.subject(GATE, **given).adapter
+    gate.load(stored.state)
+    phi = study.phi("test")[task]
+    rows = gate.coefficients(phi, len(phi)).detach().double()
+    images = examples.take(torch.arange(len(examples)))
+    features = torch.cat([
+        study.features(study.merged([*row.tolist(), 0.0]), image[None])
+        for row, image in zip(rows, images, strict=True)
+    ])  # fmt: skip
+    head = study.benchmark().heads[task].double()
+    logits = torch.nn.functional.normalize(features, dim=-1) @ head.T
+    loss = torch.nn.functional.cross_entropy(logits, examples.labels)
+    assert found.result["tasks"][task]["loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
 def test_features_of_other_examples_are_refused(study, tmp_path):

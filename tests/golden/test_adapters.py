@@ -6,8 +6,11 @@ import torch
 from small_clip import MLP, TASKS, Files
 
 from mergeloom.adaptive.adapter import adapters, build, centre_of, get_adapter, group_means
+from mergeloom.adaptive.methods import concrete
+from mergeloom.adaptive.methods.wemoe import Router
 from mergeloom.adaptive.mixture import Mixture
 from mergeloom.errors import MergeloomError
+from mergeloom.evaluation.precision import computing_in
 
 SIZE = 5  # of the features
 
@@ -227,6 +230,23 @@ def test_a_router_of_wemoe_sees_the_tokens_that_its_perceptron_is_fed(files, ima
     np.testing.assert_allclose(seen[0][1].double(), by_hand, rtol=1e-3, atol=1e-5)
 
 
+def test_under_autocast_a_router_and_a_masked_gain_are_those_of_float32(files):
+    router = shaken(made(files, "wemoe"), 0.2)
+    tokens = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(4))
+    masked = made(files, "concrete_task_arithmetic")
+    seen = []
+    router.observer = lambda layer, weights: seen.append(weights)
+    gains = []
+    for precision in ("float32", "bfloat16"):
+        with torch.no_grad(), router.applied(None, 2), computing_in(precision, "cpu"):
+            router.blocks[0].module(tokens)
+        with torch.no_grad(), masked.applied(None, 1), computing_in(precision, "cpu"):
+            gains.append(masked.mixture.entries("visual.ln_post.weight", torch.empty(1, 16)))
+    assert seen[1].dtype == torch.float32
+    assert torch.equal(*seen)
+    assert torch.equal(*gains)
+
+
 def test_in_a_batch_wemoe_takes_the_mean_over_the_inputs(files, images):
     adapter = shaken(made(files, "wemoe"), 0.2)
     seen = {}
@@ -261,11 +281,11 @@ def test_wemoe_has_the_parameters_of_the_paper():
     """7.16 M are trained and 573.96 M stored of ViT-B-32 and eight experts, open_clip's dead text
     tensors (25.6 M) included."""
     width, blocks, experts = 768, 12, 8
-    router = width * width + width + experts * width + experts
-    assert router == 596_744
+    router = Router(width, experts, 2, 0.3, torch.Generator())
+    trained = blocks * sum(parameter.numel() for parameter in router.parameters())
+    assert trained == pytest.approx(7.16e6, rel=1e-3)
     mlp = 2 * 4 * width * width + 5 * width
-    total = 113.45e6 + experts * blocks * mlp + blocks * router
-    assert total == pytest.approx(573.96e6, rel=1e-3)
+    assert 113.45e6 + experts * blocks * mlp + trained == pytest.approx(573.96e6, rel=1e-3)
 
 
 def test_what_is_stored_is_counted(files):
@@ -277,6 +297,10 @@ def test_what_is_stored_is_counted(files):
     assert made(files, "adamerging").stored == base
     wemoe = made(files, "wemoe")
     assert wemoe.stored == base + TASKS * mlp + wemoe.trainable
+    sparse = made(files, "e_wemoe", keep=0.1)
+    kept = sum(int((stack != 0).sum()) for stack in sparse.mixture.stacks.values())
+    assert kept == pytest.approx(0.1 * TASKS * mlp, rel=0.1)
+    assert sparse.stored == base + kept + sparse.trainable
 
 
 def linear_keys(files):
@@ -284,6 +308,11 @@ def linear_keys(files):
         key for key, value in files.start.items()
         if value.ndim == 2 and not key.endswith("positional_embedding")
     ]  # fmt: skip
+
+
+def test_smile_has_no_experts_of_embeddings(files):
+    adapter = made(files, "smile")
+    assert sorted(adapter.experts) == sorted(linear_keys(files))
 
 
 @pytest.mark.parametrize("rank", [0, 64])
@@ -414,6 +443,27 @@ def test_the_mask_learns_at_coefficients_that_took_one_step_of_adam(files, image
     np.testing.assert_allclose((seen[1] - seen[0]).abs(), 0.2, rtol=1e-4)
 
 
+@pytest.mark.parametrize("step", [0, 2])
+def test_the_noise_of_a_step_is_drawn_once_for_both_of_its_passes(files, images, step, monkeypatch):
+    found, draw = [], concrete.generator
+    for keeps in (True, False):
+        adapter = shaken(made(files, "concrete_adamerging", mask_steps=3, inner_lr=0.2), 0.1)
+        drawn = []
+        with monkeypatch.context() as patch:
+            patch.setattr(concrete, "generator", lambda *s, d=drawn: d.append(s[1:]) or draw(*s))
+            if not keeps:
+                patch.setattr(
+                    concrete.Concrete, "_noise", property(lambda s: None, lambda s, v: None),
+                    raising=False,
+                )  # fmt: skip
+            adapter.gradients(step, spread(adapter, images))
+        places = [(step, index) for index in range(len(adapter.logits))]
+        assert sorted(set(drawn)) == places
+        assert len(drawn) == len(places) or not keeps
+        found.append([logits.grad for logits in adapter.logits])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 def test_the_classifier_routes_inputs_to_the_expert_of_their_task(files, images):
     random = torch.Generator().manual_seed(0)
     centres = 4 * torch.eye(TASKS, SIZE)
@@ -431,7 +481,9 @@ def test_the_classifier_routes_inputs_to_the_expert_of_their_task(files, images)
     assert adapter.trainable == 0
 
 
-def test_an_adapter_that_needs_features_and_parameters_that_do_not_exist_are_named(files):
+def test_an_adapter_that_needs_features_and_parameters_that_do_not_exist_are_named(
+    files, monkeypatch
+):
     mixture = Mixture(files.encoder, files.base, files.vectors, "cpu")
     with pytest.raises(MergeloomError, match="chooses by features"):
         build(mixture, "gate", {}, None, 0)
@@ -439,6 +491,10 @@ def test_an_adapter_that_needs_features_and_parameters_that_do_not_exist_are_nam
         build(mixture, "gate", {"depth": 2}, SIZE, 0)
     with pytest.raises(MergeloomError, match="adapter wemoe: depth is 1, expected one of 0, 2"):
         build(mixture, "wemoe", {"depth": 1}, None, 0)
+    monkeypatch.setattr(type(mixture.family), "modality", "text")
+    for method in ("wemoe", "e_wemoe"):
+        with pytest.raises(MergeloomError, match=f"{method} serves encoders of images, and this"):
+            build(mixture, method, {}, None, 0)
     with pytest.raises(
         MergeloomError, match=r"There is no adapter 'gates'\. There are: adamerging"
     ):

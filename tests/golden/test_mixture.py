@@ -8,11 +8,14 @@ from small_clip import ENCODER, TASKS, Files
 from mergeloom.adaptive.mixture import Mixture
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.models import MergedModel
+from mergeloom.evaluation.precision import computing_in
+from mergeloom.io.tensors import TensorFile, write_tensors
 from mergeloom.linalg import mixed
 from mergeloom.linalg.mixed import mixed_product
 from mergeloom.merging.engine import merge_files, plan_merge
 from mergeloom.merging.task_vector import write_svd_cache
 from mergeloom.models.family import get_family
+from mergeloom.models.module_supply import supply_modules
 
 
 @pytest.fixture
@@ -70,6 +73,16 @@ def test_tiles_of_any_size_give_the_same_product(tile, monkeypatch):
     torch.testing.assert_close(mixed_product(inputs, base, stack, factors), expected)
 
 
+def test_tiles_are_larger_where_there_are_no_caches_of_a_processor_to_fill():
+    spans = {}
+    for device in ("cpu", "meta"):
+        base, stack = torch.zeros(512, 768, device=device), torch.zeros(2, 512, 768, device=device)
+        found = mixed._tiles(base, stack, torch.zeros(8, 2, device=device), torch.float32)
+        spans[device] = [span for span, _ in found]
+    assert len(spans["cpu"]) > 1
+    assert len(spans["meta"]) == 1
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_gradients_are_those_of_finite_differences(rows):
     g = torch.Generator().manual_seed(0)
@@ -82,6 +95,67 @@ def test_gradients_are_those_of_finite_differences(rows):
     assert torch.autograd.gradcheck(
         lambda x, c: mixed_product(x, base, stack, c), (inputs, factors)
     )
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_under_autocast_the_product_and_its_gradients_are_those_of_float32_rounded(rows):
+    g = torch.Generator().manual_seed(0)
+    inputs, base, stack, factors, slope = (
+        torch.randn(*shape, generator=g)
+        for shape in ((3, rows, 40), (50, 40), (2, 50, 40), (3, 2), (3, rows, 50))
+    )
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        x, c = inputs.clone().requires_grad_(), factors.clone().requires_grad_()
+        with computing_in(precision, "cpu"):
+            outputs = mixed_product(x, base, stack, c)
+        assert outputs.dtype == getattr(torch, precision)
+        outputs.backward(slope.to(outputs.dtype))
+        found[precision] = [outputs.detach().float(), x.grad, c.grad]
+    for exact, rounded in zip(*found.values(), strict=True):
+        assert rounded.dtype == torch.float32
+        np.testing.assert_allclose(rounded, exact, atol=0.02 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("rank", [None, 64])
+def test_under_autocast_the_tower_is_that_of_float32_but_for_rounding(mixture, images, rank):
+    if rank:
+        mixture.low_rank(rank)
+    coefficients = torch.rand(6, TASKS, generator=torch.Generator().manual_seed(2))
+    found = []
+    for precision in ("float32", "bfloat16"):
+        with torch.no_grad(), mixture.mixed(coefficients), computing_in(precision, "cpu"):
+            found.append(mixture.tower(images).float())
+    assert not torch.equal(*found)
+    np.testing.assert_allclose(found[1], found[0], atol=0.03 * float(found[0].abs().max()))
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+@pytest.mark.parametrize(
+    ("key", "like"),
+    [("visual.ln_post.weight", (3, 16)), ("visual.positional_embedding", (3, 5, 16))],
+)
+def test_under_autocast_entries_are_those_of_float32_to_the_bit(mixture, key, like, low_rank):
+    if low_rank:
+        mixture.low_rank(3)
+    found = []
+    for precision in ("float32", "bfloat16"):
+        shared = mixture.mixed(torch.full((3, TASKS), 0.37))
+        with torch.no_grad(), shared, computing_in(precision, "cpu"):
+            found.append(mixture.entries(key, torch.empty(like)))
+    assert found[1].dtype == torch.float32
+    assert torch.equal(*found)
+
+
+def test_under_autocast_lines_of_a_low_rank_table_are_those_of_float32_to_the_bit(mixture):
+    mixture.low_rank(3)
+    found = []
+    for precision in ("float32", "bfloat16"):
+        shared = mixture.mixed(torch.full((1, TASKS), 0.37))
+        with torch.no_grad(), shared, computing_in(precision, "cpu"):
+            indices = torch.tensor([[0, 4], [2, 1]])
+            found.append(mixture.looked_up("visual.positional_embedding", indices))
+    assert torch.equal(*found)
 
 
 def test_the_gradient_of_coefficients_is_that_through_merged_weights(study, mixture, images):
@@ -188,7 +262,7 @@ def test_svd_caches_take_the_place_of_a_decomposition(files, images, tmp_path):
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-4)
     mixture = Mixture(ENCODER, *files, "cpu")
-    with pytest.raises(MergeloomError, match=r"singular vectors of .*set svd.fraction to at least"):
+    with pytest.raises(MergeloomError, match=r"singular vectors of .*svd.fraction, to at least"):
         mixture.low_rank(12, caches)
     mixture = Mixture(ENCODER, files[0], files[1][::-1], "cpu")
     with pytest.raises(MergeloomError, match="was not computed from"):
@@ -206,3 +280,45 @@ def test_coefficients_of_another_number_of_experts_are_refused(mixture):
         mixture.mixed(torch.zeros(2, 4)),
     ):
         pass
+
+
+def test_parameters_of_modules_that_are_not_known_are_named_and_counted(tmp_path):
+    study = Files(tmp_path, ls_init_value=0.1)
+    assert sum(key.endswith("gamma") for key in study.start) == 4
+    with pytest.raises(
+        MergeloomError,
+        match=r"resblocks\.0\.ls_1\.gamma and 3 more parameters belong to modules of a type",
+    ):
+        Mixture(study.encoder, study.base, study.vectors, "cpu")
+
+
+def test_parameters_that_no_task_vector_changes_need_not_be_known(tmp_path, images):
+    study = Files(tmp_path, ls_init_value=0.1)
+    for path in study.vectors:
+        with TensorFile(path) as file:
+            kept = {k: file.read(k) * (not k.endswith("gamma")) for k in file}
+        write_tensors(path, kept, {}, elide_zeros=True)
+    for key in study.deltas:
+        if key.endswith("gamma"):
+            study.deltas[key] = [torch.zeros_like(d) for d in study.deltas[key]]
+    mixture = Mixture(study.encoder, study.base, study.vectors, "cpu")
+    with torch.no_grad(), mixture.mixed(torch.tensor([[0.2, 0.5, 0.1]])):
+        found = mixture.tower(images)
+    expected = study.features(study.merged([0.2, 0.5, 0.1]), images).detach()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("option", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}])
+def test_an_embedding_that_does_more_than_look_up_is_refused(option, mixture):
+    tower = torch.nn.Sequential(torch.nn.Embedding(3, 2, **option))
+    keys = {tower[0].weight.data_ptr(): "table"}
+    with pytest.raises(MergeloomError, match="0: is an embedding with max_norm or scale_grad"):
+        supply_modules(tower, keys, mixture)
+
+
+def test_zeros_of_task_vectors_are_not_counted(mixture):
+    before = mixture.beside
+    key = "visual.proj"
+    gone = int(mixture.stacks[key][0].numel())
+    mixture.stacks[key][0] = 0
+    assert mixture.beside == before - gone

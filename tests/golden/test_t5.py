@@ -32,7 +32,9 @@ def tower(request):
         key: torch.randn(value.shape, dtype=torch.double) * (2 * value.detach().std() + 0.1)
         for key, value in family.tower_weights(model).items()
     }
-    return family.build_tower(architecture, weights).eval().requires_grad_(False)
+    built = family.build_tower(architecture, weights).eval().requires_grad_(False)
+    built.architecture = architecture
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,37 @@ def test_log_likelihoods_do_not_depend_on_how_many_logits_are_held_at_once(
     whole = get_family("t5").logits(tower, Answers(ANSWERS), inputs)
     monkeypatch.setattr("mergeloom.models.t5.AT_ONCE", 1)
     torch.testing.assert_close(get_family("t5").logits(tower, Answers(ANSWERS), inputs), whole)
+
+
+def test_attention_is_asked_for_states_that_its_norm_has_seen_and_nothing_else(tower, inputs):
+    seen = []
+    hook = (
+        tower.decoder.block[0]
+        .layer[0]
+        .SelfAttention.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    )
+    norm = tower.decoder.block[0].layer[0].layer_norm
+    made = []
+    other = norm.register_forward_hook(lambda _, arguments, outputs: made.append(outputs))
+    get_family("t5").logits(tower, Answers(ANSWERS), inputs)
+    hook.remove()
+    other.remove()
+    assert len(seen) == len(made) == 1
+    assert seen[0] is made[0]
+
+
+def test_logits_over_the_vocabulary_are_float32_under_bfloat16(tower, inputs):
+    family, head = get_family("t5"), Answers(ANSWERS)
+    weights = {key: value.float() for key, value in family.tower_weights(tower).items()}
+    single = family.build_tower(tower.architecture, weights).eval()
+    made = []
+    hook = single.lm_head.register_forward_hook(lambda _, a, outputs: made.append(outputs.dtype))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        likely, _ = family.answer(single, head, inputs)
+        family.entropy_logits(single, head, inputs)
+    hook.remove()
+    assert {*made} == {torch.float32}
+    assert likely.dtype == torch.float32
 
 
 def test_the_loss_is_the_mean_of_transformers_loss_of_each_example(tower, inputs):

@@ -1,14 +1,27 @@
 """A made-up study of adapters, as the workflow writes it."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jsonschema import Draft202012Validator
 
 from mergeloom.io.jsonfile import write_json
 
 TOWER = 1_000_000
+SCHEMAS = Path(__file__).parents[2] / "config" / "schema"
+PROVENANCE = {
+    "rule": "made_up", "inputs": {"models/base.safetensors": "0" * 64}, "params": {},
+    "code": "0" * 16, "versions": {}, "device": "cpu", "seed": 0,
+}  # fmt: skip
+
+
+def check(schema: str, content: dict[str, Any]) -> None:
+    """Nothing is made up that the workflow could not write."""
+    given = json.loads((SCHEMAS / f"{schema}.schema.json").read_text())
+    Draft202012Validator(given).validate(content)
 
 
 class Adapter(NamedTuple):
@@ -52,7 +65,7 @@ DEMO = Made(
 
 
 def wide() -> Made:
-    """Twelve adapters on twenty tasks of a deep model."""
+    """Fifteen adapters on twenty tasks of a deep model."""
     methods = ["gate", "adamerging", "wemoe", "concrete_adamerging"]
     adapters = {
         f"{methods[i % 4]}_{'task' if i % 3 else 'layer'}_wise_number_{i}": Adapter(
@@ -60,7 +73,7 @@ def wide() -> Made:
             trainable=4_000 * 3**i, stored=21 * TOWER + 9_000 * 3**i, finds=0.15 * (i % 5),
             collapsed=("a_rather_long_task_3",) if i == 5 else (),
         )
-        for i in range(12)
+        for i in range(15)
     }  # fmt: skip
     tasks = [f"a_rather_long_task_{i}" for i in range(20)]
     mergers = {f"merger_{i}": 0.6 + 0.01 * i for i in range(6)}
@@ -80,6 +93,7 @@ class Files(NamedTuple):
     adapters: list[str]
     coefficients: list[str]
     times: list[str]
+    times_of_adaptation: list[str]
     curves: list[str]
     corrupted: list[str]
 
@@ -111,9 +125,11 @@ def of_merger(made: Made, name: str, accuracy: float, images: Any = None) -> dic
         },
         "alpha": None if name == "finetuned" else {"value": 0.3, "how": "fixed"},
         **scores(made, accuracy, 1),
-        "provenance": {},
+        "provenance": PROVENANCE,
     }  # fmt: skip
-    return given | ({"evaluated_on": images} if images else {"validation": scores(made, 0.7, 2)})
+    given |= {"evaluated_on": images} if images else {"validation": scores(made, 0.7, 2)}
+    check("result", given)
+    return given
 
 
 def of_adapter(
@@ -123,23 +139,30 @@ def of_adapter(
         "schema": "mergeloom/adaptive/1",
         "encoder": "ViT-Micro", "experts": "finetuned", "benchmark": "demo",
         "adapter": {
-            "name": name, "method": adapter.method, "parameters": {}, "extractor": "nano",
-            "vectors": None,
+            "name": name, "method": adapter.method, "extractor": "nano", "vectors": None,
+            "parameters": {"init": 0.3} if adapter.steps else {},
         },
         "adaptation": None,
         "evaluation": {"granularity": "sample", "batch_size": 64, "form": "exact"},
         **scores(made, adapter.accuracy, 1, adapter.collapsed),
-        "validation": scores(made, adapter.accuracy - 0.01, 2),
+        "before": None,
         "mixed_batches": {"batch_size": 64, **scores(made, adapter.accuracy - 0.1, 3)},
         "parameters": {"trainable": adapter.trainable, "stored": adapter.stored},
-        "provenance": {},
+        "provenance": PROVENANCE,
     }  # fmt: skip
+    if images:
+        given["evaluated_on"] = images
+    else:
+        given["validation"] = scores(made, adapter.accuracy - 0.01, 2)
+    if adapter.method == "task_classifier":
+        given["adaptation"] = {"split": "test", "seed": 0, **(images or {})}
     if adapter.steps:
         given["before"] = scores(made, 0.69, 4)
         given["adaptation"] = {
             "split": "test", "steps": adapter.steps, "chosen": adapter.steps, "keep": "last",
             "stopped_early": False, "granularity": "batch", "batch_size": 16, "optimizer": "adam",
-            "lr": 1e-5, "seed": 0,
+            "schedule": "constant", "lr": 1e-5, "weight_decay": 0.0, "seed": 0, "checkpoint": 50,
+            "patience": None,
             "collapsed": {
                 "average": "average" in adapter.collapsed,
                 "tasks": [t for t in adapter.collapsed if t != "average"],
@@ -147,7 +170,8 @@ def of_adapter(
             **(images or {}),
         }  # fmt: skip
     if source:
-        given["transferred_from"] = {"encoder": source}
+        given["transferred_from"] = {"encoder": source, "layers": 44}
+    check("adaptive_result", given)
     return given
 
 
@@ -203,7 +227,7 @@ def write(folder: Path, made: Made = DEMO, corruptions: tuple[str, ...] = ()) ->
 
     static = {"zeroshot": 0.4, **made.mergers, "finetuned": 0.95}
     files = Files([put(f"{n}.json", of_merger(made, n, a)) for n, a in static.items()],
-                  [], [], [], [], [])  # fmt: skip
+                  [], [], [], [], [], [])  # fmt: skip
     given = [(name, adapter, "") for name, adapter in made.adapters.items()]
     given += [
         (name, made.adapters[name]._replace(accuracy=accuracy), made.source)
@@ -213,13 +237,16 @@ def write(folder: Path, made: Made = DEMO, corruptions: tuple[str, ...] = ()) ->
         at = f"adaptive/{f'from/{source}/' if source else ''}{name}"
         files.adapters.append(put(f"{at}.json", of_adapter(made, name, adapter, source)))
         files.coefficients.append(table(f"{at}.coefficients.parquet", coefficients(made, adapter)))
-        time = {
+        adaptation = {
             "adaptation_seconds": 12.5 + index if adapter.steps else None,
             "seconds_per_step": 0.0625 if adapter.steps else None,
+        }
+        files.times_of_adaptation.append(put(f"adapted/{index}.times.json", adaptation))
+        evaluation = {
             "evaluation_seconds": 3.5, "examples_per_second": 1000.0 + index, "device": "cpu",
             "threads": 2,
         }  # fmt: skip
-        files.times.append(put(f"{at}.times.json", time))
+        files.times.append(put(f"{at}.times.json", evaluation))
         if not source:
             files.curves.append(table(f"adapted/{name}.parquet", curve(made, adapter)))
     for place, name in enumerate(("", *corruptions)):
@@ -231,7 +258,5 @@ def write(folder: Path, made: Made = DEMO, corruptions: tuple[str, ...] = ()) ->
         for model, adapter in made.adapters.items():
             there = adapter._replace(accuracy=adapter.accuracy - 0.05 * place)
             content = of_adapter(made, model, there, images=images)
-            if images and not adapter.steps:
-                content["evaluated_on"] = images
             files.corrupted.append(put(f"corrupted/{name}/adaptive/{model}.json", content))
     return files

@@ -1,15 +1,13 @@
 """Tables and figures of a study of adapters say what was measured, and nothing else."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import adapters_study as made
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import check_fits, check_same_bytes, loaded, text_of, texts
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Drawn
 
@@ -20,17 +18,15 @@ from mergeloom.report import style
 from mergeloom.report.adaptive.coefficients import coefficients, hits, matrix
 from mergeloom.report.adaptive.corrupted import corrupted, table
 from mergeloom.report.adaptive.corrupted import markdown as markdown_of_corrupted
-from mergeloom.report.adaptive.cost import cost as draw_cost
-from mergeloom.report.adaptive.curves import curves
-from mergeloom.report.adaptive.layers import by_depth, layers, stages
-from mergeloom.report.adaptive.look import COLLAPSED, spread
+from mergeloom.report.adaptive.figures import draw
+from mergeloom.report.adaptive.layers import by_depth, layers, stages, ticks_of
+from mergeloom.report.adaptive.look import looks, spread
 from mergeloom.report.adaptive.study import (
     label,
     read_coefficients,
     read_curve,
     read_models,
     scored_by,
-    source_of,
 )
 from mergeloom.report.adaptive.tables import cost, read_summary, summary, tasks_of, tower_size
 from mergeloom.report.adaptive.text import markdown
@@ -49,6 +45,8 @@ class Study:
         self.made, self.files = of, made.write(folder, of, CORRUPTIONS)
         self.models = read_models(self.files.mergers, self.files.adapters, of.tasks)
         self.frame = summary(self.models, of.tasks, [], made.TOWER)
+        self.summary = folder / "summary.csv"
+        write_csv(self.summary, self.frame)
         self.adapters = [read_json(path) for path in self.files.adapters]
         self.corrupted = table(map(read_json, self.files.corrupted), of.tasks, [])
 
@@ -58,27 +56,13 @@ class Study:
         assert len(found) == 1
         return found.iloc[0]
 
-    def curves(self) -> dict:
-        own = [result for result in self.adapters if not source_of(result)]
-        return {
-            label(result["adapter"]["name"]): (result, read_curve(path, self.made.tasks))
-            for result, path in zip(own, self.files.curves, strict=True)
-        }
-
     def figures(self, subject: str = "demo") -> dict[str, Drawn]:
-        tasks = self.made.tasks
-        names = [label(r["adapter"]["name"], source_of(r)) for r in self.adapters]
-        found = {
-            name: read_coefficients(path, tasks)
-            for name, path in zip(names, self.files.coefficients, strict=True)
-        }
-        return {
-            "cost": draw_cost(self.frame, subject),
-            "curves": curves(self.curves(), tasks, subject),
-            "coefficients": coefficients(found, tasks, subject),
-            "layers": layers(found, tasks, subject),
-            "corrupted": corrupted(self.corrupted, subject),
-        }
+        files = self.files
+        found = draw(
+            str(self.summary), files.adapters, files.coefficients, files.curves,
+            self.made.tasks, subject,
+        )  # fmt: skip
+        return {**found, "corrupted": corrupted(self.corrupted, subject)}
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +75,10 @@ def figures(study):
     return study.figures()
 
 
-def texts(fig: Drawn) -> str:
-    found = fig.findobj(lambda artist: hasattr(artist, "get_text"))
-    return "\n".join(artist.get_text() for artist in found)
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """One of its adapters collapsed on a task, none on average."""
+    return Study(tmp_path_factory.mktemp("wide"), made.wide())
 
 
 # The summary
@@ -135,12 +120,38 @@ def test_what_is_not_adapted_has_no_value_before_and_no_gain(study):
 def test_a_collapsed_adapter_is_marked_with_its_tasks(study):
     row = study.row("adamerging_layer_wise")
     assert row["collapsed"] is True
-    assert row["collapsed_tasks"] == "average, signs"
+    assert row["collapsed_tasks"] == "signs"
     assert study.row("dawe_task_wise")["collapsed"] is False
     lines = markdown(study.frame, "demo", {}).splitlines()
     (line,) = [x for x in lines if x.startswith("| adamerging layer wise") and "batch" in x]
     assert "| average, signs |" in line
-    assert "Collapsed: on those tasks entropy fell" in "\n".join(lines)
+    assert "Collapsed: there entropy fell" in "\n".join(lines)
+
+
+def test_a_model_that_collapsed_on_a_task_alone_did_not_collapse(wide):
+    name = "adamerging_task_wise_number_5"
+    row = wide.row(name)
+    assert row["collapsed"] is False
+    assert row["collapsed_tasks"] == "a_rather_long_task_3"
+    (line, *_) = [x for x in markdown(wide.frame, "", {}).splitlines() if label(name) in x]
+    assert "| a_rather_long_task_3 |" in line
+    assert "Collapsed: there" in markdown(wide.frame, "", {})
+    of_corrupted = markdown_of_corrupted(wide.corrupted, wide.made.tasks, "")
+    assert "!" not in of_corrupted.split("\n\n", 2)[2], "below what the mark means"
+    assert "a_rather_long_task_3" in of_corrupted
+    drawn = wide.figures()
+    (panel,) = [axes for axes in drawn["cost"].axes if axes.texts]
+    colours = {text.get_text(): to_hex(text.get_color()) for text in panel.texts}
+    assert style.WARNING.lower() not in colours.values()
+    assert colours["(a_rather_long_task_3)"] == style.MUTED
+    assert "(tasks): collapsed on these alone" in text_of(drawn["cost"])
+    heads = {text.get_text(): to_hex(text.get_color())
+             for axes in drawn["curves"].axes for text in axes.texts}  # fmt: skip
+    assert "test inputs, 200 steps\ncollapsed: a_rather_long_task_3" in heads
+    assert style.WARNING.lower() not in {c for text, c in heads.items() if text}
+    lines = [line for axes in drawn["corrupted"].axes for line in axes.lines]
+    assert style.WARNING.lower() not in {to_hex(line.get_color()) for line in lines}
+    assert "collapsed" not in text_of(drawn["corrupted"])
 
 
 def test_a_row_says_on_what_it_was_adapted_and_what_coefficients_are_of(study):
@@ -240,8 +251,17 @@ def test_the_tables_fit_a_terminal(name, tmp_path):
 # Costs
 
 
+def times_of(study):
+    return [
+        read_json(adaptation) | read_json(evaluation)
+        for adaptation, evaluation in zip(
+            study.files.times_of_adaptation, study.files.times, strict=True
+        )
+    ]
+
+
 def test_times_come_from_the_files_of_times_alone(study):
-    times = [read_json(path) for path in study.files.times]
+    times = times_of(study)
     found = cost(study.frame, study.adapters, times)
     assert list(found["model"]) == list(study.frame["model"])
     by_name = {(r["model"], r["transferred_from"]): r for r in found.to_dict("records")}
@@ -252,12 +272,13 @@ def test_times_come_from_the_files_of_times_alone(study):
     assert np.isnan(by_name["tsv", ""]["evaluation_seconds"])
     assert not [column for column in study.frame if "second" in column]
     assert "second" not in markdown(study.frame, "demo", {})
-    assert "second" not in texts(draw_cost(study.frame))
+    assert "second" not in text_of(study.figures()["cost"])
+    assert [str(count) for count in found["threads"].dropna()] == ["2"] * len(times)
 
 
 def test_an_adapter_without_times_is_named(study):
-    times = [read_json(path) for path in study.files.times]
-    with pytest.raises(MergeloomError, match="no times of dawe_task_wise from ViT-Nano"):
+    times = times_of(study)
+    with pytest.raises(MergeloomError, match=r"dawe_task_wise from ViT-Nano .*\.times\.json"):
         cost(study.frame, study.adapters[:-1], times[:-1])
 
 
@@ -335,7 +356,11 @@ def test_published_figures_on_corrupted_images_stand_at_their_kind(study):
     assert list(zip(known["images"], known["model"], strict=True)) == [
         ("motion_blur2", "dawe_task_wise")
     ]
-    assert "published_accuracy" not in study.corrupted
+    assert known["published_source"].tolist() == ["a paper"]
+    text = markdown_of_corrupted(frame, study.made.tasks, "demo")
+    assert text.endswith("Published:\n\n- dawe task wise: a paper\n")
+    assert not {"published_accuracy", "published_source"} & set(study.corrupted)
+    assert "Published:" not in markdown_of_corrupted(study.corrupted, study.made.tasks, "demo")
 
 
 def test_the_figure_of_corrupted_images_has_both_ends_of_an_adaptation(study, figures):
@@ -345,9 +370,16 @@ def test_the_figure_of_corrupted_images_has_both_ends_of_an_adaptation(study, fi
     rows = study.corrupted[study.corrupted["images"] == "motion_blur2"]
     row = rows[rows["model"] == "adamerging_layer_wise"].iloc[0]
     points = {line.get_xdata()[0]: line for line in axes.lines if line.get_marker() == "o"}
-    assert to_hex(points[row["before"]].get_markeredgecolor()) == COLLAPSED.lower()
+    assert to_hex(points[row["before"]].get_markeredgecolor()) == style.WARNING.lower()
     assert to_hex(points[row["before"]].get_markerfacecolor()) == "#ffffff"
-    assert to_hex(points[row["accuracy"]].get_markerfacecolor()) == COLLAPSED.lower()
+    assert to_hex(points[row["accuracy"]].get_markerfacecolor()) == style.WARNING.lower()
+
+
+def test_the_legend_of_corrupted_images_names_what_is_drawn(study, figures, tmp_path):
+    assert {"oracle", "adapter, before", "collapsed on average"} <= set(texts(figures["corrupted"]))
+    untrained = Study(tmp_path, made.narrow()).figures()["corrupted"]
+    assert "adapter" in texts(untrained)
+    assert not {"oracle", "adapter, before", "adapter, after"} & set(texts(untrained))
 
 
 # Coefficients
@@ -364,11 +396,11 @@ def test_the_matrix_has_the_inputs_as_rows_and_the_experts_as_columns():
 
 
 def test_the_heatmap_says_of_how_many_tasks_the_own_expert_is_largest(figures):
-    assert texts(figures["coefficients"]).count("own expert largest: 3 of 3") == 4
+    assert text_of(figures["coefficients"]).count("own expert largest: 3 of 3") == 4
     same = pd.DataFrame(
         [(t, e, None, 0.3) for t in "ab" for e in "ab"], columns=["task", "expert", "layer", "mean"]
     )
-    text = texts(coefficients({"adamerging": same, "none": same[:0]}, ["a", "b"]))
+    text = text_of(coefficients({"adamerging": same, "none": same[:0]}, ["a", "b"]))
     assert "the same for all inputs" in text
     assert "none" not in text
 
@@ -405,20 +437,24 @@ def test_a_block_has_the_mean_of_its_parameters():
 def test_curves_show_the_value_before_the_step_taken_and_collapses(study, figures):
     fig = figures["curves"]
     axes = fig.axes[1]  # accuracy of the second adapter, which collapsed
-    curve = study.curves()["adamerging layer wise"][1]
+    curve = read_curve(study.files.curves[1], study.made.tasks)
     mean = curve[curve["task"] == "average"]
     bold = max(axes.lines, key=lambda line: line.get_linewidth())
     np.testing.assert_array_equal(bold.get_ydata(), mean["val_accuracy"])
+    signs = curve.loc[curve["task"] == "signs", "val_accuracy"]
     flat = [line for line in axes.lines if len(set(line.get_ydata())) == 1]
     assert {line.get_ydata()[0] for line in flat} == {
-        mean["val_accuracy"].iloc[0], mean["val_accuracy"].iloc[-1]
+        mean["val_accuracy"].iloc[0], mean["val_accuracy"].iloc[-1], signs.iloc[-1]
     }  # fmt: skip
-    (fell,) = [line for line in axes.lines if to_hex(line.get_color()) == COLLAPSED.lower()]
-    np.testing.assert_array_equal(
-        fell.get_ydata(), curve.loc[curve["task"] == "signs", "val_accuracy"]
-    )
-    assert "collapsed: average" in texts(fig)
-    assert "smile" not in texts(fig), "it is not trained"
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert to_hex(cross.get_color()) == style.WARNING.lower()
+    assert cross.get_xydata().tolist() == [[200, signs.iloc[-1]]]
+    (fell,) = [line for line in axes.lines if np.array_equal(line.get_ydata(), signs)]
+    look = style.series(study.made.tasks.index("signs"))
+    assert to_hex(fell.get_color()) == to_hex(look["color"]), "a task keeps its colour"
+    assert "collapsed: average, signs" in texts(fig)
+    assert texts(fig).count("test inputs, 200 steps") == 2, "of the one that collapsed, too"
+    assert "smile" not in text_of(fig), "it is not trained"
 
 
 def test_models_stand_at_one_height_in_both_panels_of_the_costs(study, figures):
@@ -427,8 +463,8 @@ def test_models_stand_at_one_height_in_both_panels_of_the_costs(study, figures):
     def heights(axes):
         return [x.get_ydata()[0] for x in axes.lines if x.get_transform() == axes.transData]
 
-    assert heights(left) == heights(right) == list(study.frame["accuracy"])
-    assert "adamerging layer wise (collapsed)" in texts(figures["cost"])
+    assert heights(left) == heights(right) == pytest.approx(list(study.frame["accuracy"]), abs=1e-6)
+    assert "adamerging layer wise (collapsed)" in text_of(figures["cost"])
 
 
 def test_labels_are_moved_apart_as_little_as_needed_in_their_order():
@@ -449,30 +485,57 @@ def test_labels_are_moved_apart_as_little_as_needed_in_their_order():
 def test_figures_of_adapters_fit_their_canvas(name, tmp_path):
     subject = "ViT-Nano-real8, a_long_collection_of_experts, real8, adaptive_demo"
     for figure_name, fig in Study(tmp_path, CASES[name]).figures(subject).items():
-        with style.style.context(style.STYLE, after_reset=True):
-            box = fig.get_tightbbox()
-        width, height = fig.get_size_inches()
-        assert box.x0 > 0, figure_name
-        assert box.x1 < width, figure_name
-        assert box.y0 > 0, figure_name
-        assert box.y1 < height, figure_name
+        check_fits(fig, figure_name)
 
 
-def test_labels_of_the_costs_do_not_overlap(tmp_path):
-    fig = Study(tmp_path, made.wide()).figures()["cost"]
+def test_looks_of_many_models_differ():
+    found = looks([("adapter", f"adapter_{i}") for i in range(24)])
+    kinds = {(x["color"], x["marker"], x["fillstyle"], x["markerfacecolor"]) for x in found}
+    assert len(kinds) == 24
+
+
+def test_labels_of_the_costs_do_not_overlap(wide):
+    fig = wide.figures()["cost"]
     with style.style.context(style.STYLE, after_reset=True):
         fig.draw_without_rendering()
         boxes = [text.get_window_extent() for text in fig.axes[1].texts]
-    assert len(boxes) == 22
+    assert len(boxes) == 26, "25 models, and the task that one collapsed on"
     for i, one in enumerate(boxes):
         assert not any(one.overlaps(other) for other in boxes[i + 1 :])
 
 
 def test_a_study_without_trained_adapters_says_so(tmp_path):
     found = Study(tmp_path, made.narrow()).figures()
-    assert "No adapter of this study is trained" in texts(found["curves"])
-    assert "has coefficients of the experts" in texts(found["coefficients"])
-    assert "has coefficients by layer" in texts(found["layers"])
+    assert "No adapter of this study is trained" in text_of(found["curves"])
+    assert "has coefficients of the experts" in text_of(found["coefficients"])
+    assert "has coefficients by layer" in text_of(found["layers"])
+
+
+def test_the_depth_shows_what_coefficients_were_before_and_when_they_are_the_same(figures):
+    frame = pd.DataFrame(
+        [(t, e, f"visual.transformer.resblocks.{i}.mlp.c_fc.weight", 0.1 * i)
+         for t in "ab" for e in "ab" for i in range(2)],
+        columns=["task", "expert", "layer", "mean"],
+    )  # fmt: skip
+    same = layers({"constant": frame}, ["a", "b"], {"constant": 0.3})
+    assert "the same for all inputs" in texts(same)
+    assert "before adaptation" in texts(same)
+    flat = [line for line in same.axes[0].lines if set(line.get_ydata()) == {0.3}]
+    assert len(flat) == 1
+    assert "the same for all inputs" not in texts(figures["layers"])
+    assert "before adaptation" not in texts(layers({"smile": frame}, ["a", "b"], {}))
+
+
+def test_depths_are_named_without_crowding_at_the_ends():
+    def named(parts):
+        return [parts[i] for i in ticks_of(parts)]
+
+    blocks = [str(i + 1) for i in range(24)]
+    assert named(["input", *blocks[:3], "output"]) == ["input", "1", "2", "3", "output"]
+    assert named(blocks[:3]) == ["1", "2", "3"]
+    of_many = named(["input", *blocks, "output"])
+    assert of_many[:3] == ["input", "2", "4"]
+    assert of_many[-2:] == ["22", "output"]
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
@@ -482,19 +545,10 @@ def test_tables_and_figures_of_adapters_made_twice_have_the_same_bytes(suffix, s
             style.save(fig, tmp_path / turn / f"{name}{suffix}")
         write_csv(tmp_path / turn / "summary.csv", study.frame)
         write_csv(tmp_path / turn / "corrupted.csv", study.corrupted)
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(names) == 7
-    for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    check_same_bytes(tmp_path / "one", tmp_path / "two", 7)
 
 
 def test_tables_and_figures_of_adapters_need_neither_torch_nor_pyplot():
-    modules = "coefficients corrupted cost curves layers look study tables text"
-    program = (
-        "import sys\nimport mergeloom.config.adaptive\n"
-        + "".join(f"import mergeloom.report.adaptive.{name}\n" for name in modules.split())
-        + "sys.exit(str({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
-    )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
-    assert run.stderr.strip() == "set()"
+    modules = "coefficients corrupted cost curves figures layers look study tables text"
+    names = [f"mergeloom.report.adaptive.{name}" for name in modules.split()]
+    assert not loaded(["mergeloom.config.adaptive", *names], {"torch", "matplotlib.pyplot"})

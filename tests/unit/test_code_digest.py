@@ -144,6 +144,21 @@ def test_how_texts_are_scored_leaves_evaluations_of_images_alone(scripts):
     assert changed(scripts, evaluations, "models/t5.py", "FURTHER = 4", "FURTHER = 5") == {"t5"}
 
 
+def test_what_is_of_texts_alone_belongs_to_the_rules_of_texts(scripts):
+    rules = named_by_rules()
+    assert changed(scripts, rules, "models/answers.py") == {"pretrain_text_encoder.py"} | {
+        name for name in rules if name.startswith(("import_text", "fetch_text"))
+    } - {"fetch_text_encoder.py"}
+    assert changed(scripts, rules, "data/tokenizer_training.py") == {"build_tokenizer.py"}
+    comparing = {"split_task.py", "split_text_task.py"}
+    assert changed(scripts, rules, "data/overlaps.py") == comparing
+    assert changed(scripts, rules, "data/text_splits.py") == {"split_text_task.py"}
+    of_t5 = {"import": ("import_text_checkpoint.py", {"family": "t5"})}
+    for module in ("models/clip.py", "models/formats/clip_lora.py", "models/formats/names.py"):
+        assert changed(scripts, of_t5, module) == set()
+    assert changed(scripts, of_t5, "models/formats/lora.py") == {"import"}
+
+
 def test_how_the_hub_is_asked_belongs_to_the_rules_that_download(scripts):
     downloading = {
         "download_task.py", "download_text_task.py", "fetch_encoder.py", "fetch_text_encoder.py",

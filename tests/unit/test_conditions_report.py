@@ -1,10 +1,7 @@
 """Tables and figures of a study of conditions say what was measured, and nothing else."""
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import conditions_study as made
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import check_fits, check_same_bytes, loaded, text_of
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
@@ -87,11 +85,6 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def figures(study):
     return study.figures()
-
-
-def texts(fig: Figure) -> str:
-    found = fig.findobj(lambda artist: hasattr(artist, "get_text"))
-    return "\n".join(artist.get_text() for artist in found)
 
 
 # The tidy table
@@ -276,7 +269,7 @@ def test_one_seed_has_no_deviation(tmp_path):
     assert "±" not in written
     assert "one seed" in written
     for name, fig in one.figures().items():
-        assert "standard deviation" not in texts(fig), name
+        assert "standard deviation" not in text_of(fig), name
 
 
 def test_a_table_that_is_too_wide_is_split(tmp_path):
@@ -455,7 +448,7 @@ def test_the_base_of_what_its_recipe_lacks_is_called_base_once(tmp_path):
         base={"steps": None, "batch_size": 128},
     )
     for name, fig in Study(tmp_path, sweep).figures().items():
-        assert "base (base)" not in texts(fig), name
+        assert "base (base)" not in text_of(fig), name
 
 
 def test_the_epochs_that_selections_take_are_marked(study, figures):
@@ -492,14 +485,14 @@ def test_the_scatter_has_a_point_for_every_collection_and_says_its_correlation(s
         drawn = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines]
         np.testing.assert_allclose(drawn, points[[column, "accuracy"]].to_numpy())
     rho = spearmanr(points["finetuned"], points["accuracy"]).statistic
-    written = texts(fig).replace("−", "-")
+    written = text_of(fig).replace("−", "-")
     assert f"ρ = {rho:.2f}, 95% interval" in written
     assert "18 points of 3 conditions; few" in written
 
 
 def test_too_few_points_for_a_correlation_are_said_and_drawn(tmp_path):
     few = Study(tmp_path, made.DEMO._replace(seeds=[0], selections=["last"]))
-    assert texts(few.figures()["scatter"]).count("needs 5 points, there are 3") == 2
+    assert text_of(few.figures()["scatter"]).count("needs 5 points, there are 3") == 2
 
 
 def test_the_alphas_that_were_chosen_are_marked_on_the_mean_curve(study, figures):
@@ -524,19 +517,13 @@ def test_mergers_whose_alpha_was_not_searched_have_no_curve(study):
     }
     searched = {("tsv", *key): [result] for key, result in fixed.items()}
     fig = alpha_curves(searched, study.design, study.sweep.selections, ["tsv"])
-    assert "No merger's alpha was searched" in texts(fig)
+    assert "No merger's alpha was searched" in text_of(fig)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_figures_fit_their_canvas(name, tmp_path):
     for figure_name, fig in Study(tmp_path, SWEEPS[name]._replace(seeds=[0])).figures().items():
-        with style.style.context(style.STYLE, after_reset=True):
-            box = fig.get_tightbbox()
-        width, height = fig.get_size_inches()
-        assert box.x0 > 0, figure_name
-        assert box.x1 < width, figure_name
-        assert box.y0 > 0, figure_name
-        assert box.y1 < height, figure_name
+        check_fits(fig, figure_name)
 
 
 def test_what_a_figure_is_of_fits_even_the_narrowest(tmp_path):
@@ -559,19 +546,10 @@ def test_tables_and_figures_made_twice_have_the_same_bytes(suffix, study, tmp_pa
             style.save(fig, tmp_path / turn / f"{name}{suffix}")
         write_csv(tmp_path / turn / "conditions.csv", study.frame)
         (tmp_path / turn / "summary.md").write_text(study.markdown())
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(names) == 6
-    for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    check_same_bytes(tmp_path / "one", tmp_path / "two", 6)
 
 
 def test_tables_and_figures_need_neither_torch_nor_pyplot():
     modules = "accuracy alpha_curves log_trace_accuracy log_trace_training study tables tidy"
-    program = (
-        "import sys\nimport mergeloom.config.conditions\n"
-        + "".join(f"import mergeloom.report.conditions.{name}\n" for name in modules.split())
-        + "sys.exit(str({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
-    )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
-    assert run.stderr.strip() == "set()"
+    names = [f"mergeloom.report.conditions.{name}" for name in modules.split()]
+    assert not loaded(["mergeloom.config.conditions", *names], {"torch", "matplotlib.pyplot"})

@@ -106,6 +106,21 @@ def test_an_unknown_family_renderer_and_recipe_are_named(config, changed):
         place.update(before)
 
 
+@pytest.mark.parametrize(
+    ("name", "family", "message"),
+    [
+        ("ViT-Nano", "t5", "is of text: give the encoder `text` instead of `image`"),
+        ("T5-Nano", "clip", "is of images: give the encoder `image` instead of `text`"),
+    ],
+)
+def test_a_family_of_another_modality_than_the_encoders_is_refused(
+    name, family, message, config, changed
+):
+    changed["encoders"][name]["family"] = family
+    with pytest.raises(MergeloomError, match=f"'{name}': the family '{family}' {message}"):
+        check_study(config, changed)
+
+
 def test_an_extractor_of_an_unknown_encoder_is_named(config, changed):
     changed["extractors"]["nano"]["encoder"] = "ViT-Nono"
     with pytest.raises(MergeloomError, match="extractor 'nano': unknown encoder 'ViT-Nono'"):

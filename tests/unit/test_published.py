@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import texts
 from matplotlib import style as mpl_style
-from test_report import study, texts
+from test_report import study
 
 from mergeloom.config.presets import load_presets, schema_named
 from mergeloom.errors import MergeloomError

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import check_fits, loaded, texts
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -180,13 +180,6 @@ def figures(tasks: list[str], mergers: list[str], searched: bool = True) -> dict
         "confusion": confusion(inspected(classes)),
         "calibration": calibration(inspected(classes)),
     }
-
-
-def texts(fig: Figure) -> list[str]:
-    found = [
-        artist.get_text() for artist in fig.findobj(lambda artist: hasattr(artist, "get_text"))
-    ]
-    return [text for text in found if text]
 
 
 # Tables
@@ -590,6 +583,7 @@ CONDITIONS = [
 ]  # fmt: skip
 ADAPTIVE = [
     "summary", "cost_table", "cost", "curves", "coefficients", "layers", "corrupted",
+    "corrupted_table",
 ]  # fmt: skip
 FIGURES = [
     "radar", "bars", "heatmap", "alpha_curves", "singular_values", "learning_curves", "diagnosis",
@@ -607,13 +601,7 @@ def test_figures_fit_their_canvas_whatever_the_number_of_tasks_and_mergers(
     tasks = [f"a_long_task_{index}" for index in range(count)]
     names = [f"merger_{index}" for index in range(mergers)]
     for name, fig in figures(tasks, names, searched).items():
-        with style.style.context(style.STYLE, after_reset=True):
-            box = fig.get_tightbbox()
-        width, height = fig.get_size_inches()
-        assert box.x0 > 0, name
-        assert box.x1 < width, name
-        assert box.y0 > 0, name
-        assert box.y1 < height, name
+        check_fits(fig, name)
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
@@ -685,14 +673,9 @@ def test_drawing_needs_neither_torch_nor_pyplot():
     modules = (
         "alpha_curves bars diagnosis heatmap learning_curves radar singular_values tables wandb_log"
     )
-    program = (
-        "import sys\nimport mergeloom.evaluation.diagnosis\n"
-        + "".join(f"import mergeloom.report.{module}\n" for module in modules.split())
-        + "sys.exit(str({'torch', 'wandb', 'matplotlib.pyplot'} & set(sys.modules)))"
-    )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
-    assert run.stderr.strip() == "set()"
+    names = [f"mergeloom.report.{name}" for name in modules.split()]
+    heavy = {"torch", "wandb", "matplotlib.pyplot"}
+    assert not loaded(["mergeloom.evaluation.diagnosis", *names], heavy)
 
 
 # Captions

@@ -74,6 +74,17 @@ def test_published_weights_of_a_folder_give_transformers_outputs(tmp_path):
         )
 
 
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, TIED], ids=["flan", "tied"])
+def test_a_folder_as_transformers_writes_it_is_read(tmp_path, architecture):
+    weights = random_weights(2, architecture)
+    model = get_family("t5").build_tower(architecture, weights)
+    model.save_pretrained(tmp_path / "published")
+    read, _ = get_family("t5").pretrained(architecture, str(tmp_path / "published"))
+    found = get_family("t5").tower_weights(read)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[key], weights[key]) for key in weights)
+
+
 def adapter_of(path, scale, **config):
     """A LoRA adapter of rank 2 on one layer, as PEFT writes it."""
     path.mkdir()

@@ -25,7 +25,7 @@ class Said:
     modality = "text"
 
     def __init__(self, texts, likeliest):
-        self._tokens = encode(tokenizer(), texts, 8).long()
+        self._tokens = encode(tokenizer(), texts, 8)[0].long()
         self._likeliest = torch.tensor(likeliest)
 
     def answer(self, tower, head, inputs):
@@ -77,6 +77,21 @@ def test_numbers_are_scored_by_their_ranks_and_what_is_none_counts_as_zero(tmp_p
         tmp_path, ["2.0", "1.0", "nothing"], [0, 1, 2], answers, values=values, metric="spearman"
     )
     assert scores["accuracy"] == pytest.approx(-1.0)
+
+
+def test_a_sign_counts_in_numbers(tmp_path):
+    answers, values = ["-1.0", "0.0", "1.0"], [-1.0, 0.0, 1.0]
+    scores = scores_of(
+        tmp_path, ["-1.0", "1.0", ", 1.0 .", "0.0"], [0, 2, 2, 1], answers,
+        values=values, metric="spearman",
+    )  # fmt: skip
+    assert scores["accuracy"] == pytest.approx(1.0)
+    assert scores["valid_rate"] == 1.0
+
+
+def test_a_head_whose_answers_read_the_same_is_refused(tmp_path):
+    with pytest.raises(MergeloomError, match=r"the head: 'yes \.' reads the same as 'yes'"):
+        scores_of(tmp_path, ["yes"], [0], ["yes", "yes ."])
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e999", "", "three"])

@@ -1,5 +1,6 @@
 """Tables, prompts, answers and tokens of text tasks, and what is wrong with them."""
 
+import datetime
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from mergeloom.config.presets import load_presets, schema_named
-from mergeloom.data.answers import answer_texts, answer_values, places_of
+from mergeloom.data.answers import answer_texts, answer_values, bare, places_of
 from mergeloom.data.prompts import fields_of, prompted
 from mergeloom.data.text_sources import read_tables
+from mergeloom.data.text_splits import split_texts
 from mergeloom.data.text_tables import read_table
 from mergeloom.data.texts import (
     answers_of,
     read_prompts,
-    split_texts,
     tokenize_split,
     write_answers,
 )
-from mergeloom.data.tokenizer import encode, read_tokenizer, train_tokenizer
+from mergeloom.data.tokenizer import encode, read_tokenizer
+from mergeloom.data.tokenizer_training import train_tokenizer
 from mergeloom.errors import MergeloomError
 from mergeloom.io.jsonfile import write_json
 from mergeloom.io.tensors import TensorFile
@@ -29,6 +31,7 @@ from mergeloom.io.tensors import TensorFile
 CONFIG = Path(__file__).parents[2] / "config"
 SCORES = {"number": "{:.1f}", "start": 0, "stop": 5, "step": 0.1}
 TASK = {"prompt": "Is '{sentence}' good?", "answers": ["no", "yes"], "source": "tables"}
+FIELDS = ["sentence"]
 # The prompts of glue_v1, by heart: checkpoints know them to the letter.
 GLUE = {
     "cola": (1043, "Indicate if the following sentence is grammatically correct or not: "
@@ -123,15 +126,42 @@ def test_numbers_are_rounded_as_their_format_does():
     assert answer_values(["no", "yes"]) is None
 
 
+def test_a_number_that_rounds_to_zero_has_no_sign():
+    answers = {"number": "{:.1f}", "start": -1, "stop": 1, "step": 0.5}
+    texts = answer_texts(answers)
+    assert texts == ["-1.0", "-0.5", "0.0", "0.5", "1.0"]
+    assert places_of(answers, texts, [-0.02, -0.5, "-0.0"], "t").tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize("form", ["{:.0f}", "{}", "{:g}"])
+def test_whole_numbers_are_answers_as_their_format_writes_them(form):
+    answers = {"number": form, "start": 1, "stop": 3, "step": 1}
+    texts = answer_texts(answers)
+    assert texts == [form.format(float(n)) for n in (1, 2, 3)]
+    assert places_of(answers, texts, [3, 1.0, "2"], "t").tolist() == [2, 0, 1]
+
+
+def test_a_format_of_integers_is_refused_before_any_label_is_read():
+    with pytest.raises(MergeloomError, match=r"'{:d}' writes no number .*'{:.0f}' of whole"):
+        answer_texts({"number": "{:d}", "start": 1, "stop": 3, "step": 1})
+
+
 def test_labels_are_places_or_texts_of_answers():
     assert places_of(["no", "yes"], ["no", "yes"], [1, "no", "1", True, 0.0], "t").tolist() == [
         1, 0, 1, 1, 0,
     ]  # fmt: skip
+    assert places_of(["True", "False"], ["True", "False"], [True, False], "t").tolist() == [0, 1]
     # A text that is an answer is no place.
     assert places_of(["1", "0"], ["1", "0"], ["1", "0", 1], "t").tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("label", [-1, 2, 0.5, "maybe", "-1", float("nan")])
+@pytest.mark.parametrize(
+    "label",
+    [
+        -1, 2, 0.5, "maybe", "-1", float("nan"), float("inf"), "inf", [1],
+        datetime.date(2020, 1, 1), b"1", {"yes": 1},
+    ],
+)  # fmt: skip
 def test_a_label_outside_the_answers_names_row_and_answers(label):
     with pytest.raises(MergeloomError, match=r"t: row 1: label .* none of the 2 answers \('no', "):
         places_of(["no", "yes"], ["no", "yes"], [0, label], "t")
@@ -164,11 +194,56 @@ def test_a_table_is_parquet_csv_tsv_or_json_lines(tmp_path):
     )
     for kind in ("parquet", "csv", "tsv", "jsonl"):
         path = tmp_path / f"t.{kind}"
-        assert read_table(path, path.name, TASK) == expected
+        assert read_table(path, path.name, FIELDS, TASK) == expected
     scored = TASK | {"answers": SCORES}
     table(tmp_path / "s.parquet", sentence=["a"], gold=[3.756])
-    read = read_table(tmp_path / "s.parquet", "s.parquet", scored, label="gold")
+    read = read_table(tmp_path / "s.parquet", "s.parquet", FIELDS, scored, label="gold")
     assert read == {"sentence": ["a"], "label": [3.756]}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    ("answers", "labels", "places"),
+    [
+        (["true", "false"], ["true", "false"], [0, 1]),
+        (["1", "0"], ["1", "0"], [0, 1]),
+        (["1", "2", "3"], ["1", "2", "3"], [0, 1, 2]),
+        (["01", "02"], ["01", "02"], [0, 1]),
+        (["no", "yes"], ["1.0", "0"], [1, 0]),
+        (SCORES, ["3.75", "1"], [3.75, 1.0]),
+    ],
+)
+def test_labels_of_csv_and_tsv_are_texts_before_they_are_places(
+    suffix, answers, labels, places, tmp_path
+):
+    path, comma = tmp_path / f"t.{suffix}", {"csv": ",", "tsv": "\t"}[suffix]
+    rows = [f"text {i}{comma}{label}\n" for i, label in enumerate(labels)]
+    path.write_text(f"sentence{comma}label\n" + "".join(rows))
+    read = read_table(path, path.name, FIELDS, TASK | {"answers": answers})
+    assert read["label"] == places
+
+
+def test_an_empty_label_of_csv_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("sentence,label\na,1\nb,\n")
+    with pytest.raises(MergeloomError, match="row 1: column 'label' is empty"):
+        read_table(tmp_path / "t.csv", "t.csv", FIELDS, TASK)
+
+
+def test_a_quote_in_tsv_is_a_character_and_a_line_is_a_row(tmp_path):
+    (tmp_path / "t.tsv").write_text('sentence\tlabel\n"a b\t1\n"c, d\t0\ne "f"\t1\n')
+    read = read_table(tmp_path / "t.tsv", "t.tsv", FIELDS, TASK)
+    assert read == {"sentence": ['"a b', '"c, d', 'e "f"'], "label": [1, 0, 1]}
+    (tmp_path / "t.csv").write_text('sentence,label\n"a\nb",1\n"c, ""d""",0\n')
+    read = read_table(tmp_path / "t.csv", "t.csv", FIELDS, TASK)
+    assert read == {"sentence": ["a\nb", 'c, "d"'], "label": [1, 0]}
+
+
+@pytest.mark.parametrize("label", [[1], datetime.date(2020, 1, 1)])
+@pytest.mark.parametrize("answers", [["no", "yes"], "any", SCORES])
+def test_a_label_of_another_kind_names_its_row(answers, label, tmp_path):
+    path = table(tmp_path / "t.parquet", sentence=["a"], label=[label])
+    with pytest.raises(MergeloomError, match=r"t.parquet: row 0: label .* is no"):
+        read_table(path, "t.parquet", FIELDS, TASK | {"answers": answers})
 
 
 @pytest.mark.parametrize(
@@ -193,12 +268,12 @@ def test_a_table_is_parquet_csv_tsv_or_json_lines(tmp_path):
 def test_a_table_that_lacks_something_says_what_and_where(columns, message, tmp_path):
     path = table(tmp_path / "t.parquet", **columns)
     with pytest.raises(MergeloomError, match=message):
-        read_table(path, "t.parquet", TASK)
+        read_table(path, "t.parquet", FIELDS, TASK)
 
 
 def test_a_text_may_be_empty_where_the_preset_says_so(tmp_path):
     path = table(tmp_path / "t.parquet", sentence=["", "b"], label=[0, 1])
-    read = read_table(path, "t.parquet", TASK | {"allow_empty": True})
+    read = read_table(path, "t.parquet", FIELDS, TASK | {"allow_empty": True})
     assert read["sentence"] == ["", "b"]
 
 
@@ -214,13 +289,13 @@ def test_a_text_may_be_empty_where_the_preset_says_so(tmp_path):
 def test_a_file_that_is_no_table_is_named(name, content, message, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(MergeloomError, match=message):
-        read_table(tmp_path / name, name, TASK)
+        read_table(tmp_path / name, name, FIELDS, TASK)
 
 
 def test_tables_of_a_split_follow_each_other_and_are_counted(tmp_path):
     paths = [table(tmp_path / f"{i}.parquet", sentence=[f"text {i}"], label=[i]) for i in (0, 1)]
     tables = [(path.name, path) for path in paths]
-    task = TASK | {"source": {"files": {}, "counts": {"train": 2}}}
+    task = TASK | {"fields": FIELDS, "source": {"files": {}, "counts": {"train": 2}}}
     assert read_tables(tables, task, "train", "mine")["sentence"] == ["text 0", "text 1"]
     task["source"]["counts"]["train"] = 3
     with pytest.raises(MergeloomError, match=r"mine, train: has 2 rows, but .*`counts` say 3"):
@@ -233,9 +308,11 @@ def test_validation_texts_are_drawn_by_the_seed_and_train_no_more(tmp_path):
         "train": table(tmp_path / "train.parquet", sentence=sentences, label=[0, 1] * 20),
         "test": table(tmp_path / "test.parquet", sentence=["other"], label=[0]),
     }
-    drawn = [split_texts(tables, TASK, seed, False, "mine")["validation"] for seed in (0, 0, 1)]
+    drawn = [
+        split_texts(tables, FIELDS, TASK, seed, False, "mine")["validation"] for seed in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
-    write_json(tmp_path / "splits.json", split_texts(tables, TASK, 0, False, "mine"))
+    write_json(tmp_path / "splits.json", split_texts(tables, FIELDS, TASK, 0, False, "mine"))
     record = tmp_path / "splits.json"
     train, val = (
         read_prompts(tables["train"], TASK, ["no", "yes"], record, s) for s in ("train", "val")
@@ -253,10 +330,10 @@ def test_splits_that_share_texts_are_refused_unless_allowed(tmp_path):
         "test": table(tmp_path / "test.parquet", sentence=["c", "z"], label=[1, 1]),
     }
     with pytest.raises(MergeloomError, match=r"mine: splits share texts, word for word") as error:
-        split_texts(tables, TASK, 0, False, "mine")
+        split_texts(tables, FIELDS, TASK, 0, False, "mine")
     assert "1 of the 12 texts of train and 1 of the 2 of test are the same" in str(error.value)
     assert "train.parquet: row 2 = test.parquet: row 0" in str(error.value)
-    record = split_texts(tables, TASK, 0, True, "mine")
+    record = split_texts(tables, FIELDS, TASK, 0, True, "mine")
     assert record["overlap"][0]["texts"] == [1, 1]
     assert record["excluded"] == [2]
 
@@ -267,7 +344,7 @@ def test_too_few_rows_to_validate_on_are_an_error(tmp_path):
         for split in ("train", "test")
     }
     with pytest.raises(MergeloomError, match=r"a tenth of the 1 training examples.*split `val`"):
-        split_texts(tables, TASK, 0, False, "mine")
+        split_texts(tables, FIELDS, TASK, 0, False, "mine")
 
 
 def test_any_answers_are_those_that_occur_in_any_split(tmp_path):
@@ -284,7 +361,7 @@ def test_any_answers_are_those_that_occur_in_any_split(tmp_path):
 def test_special_tokens_are_the_first_and_every_text_ends(tokenizer):
     read = read_tokenizer(tokenizer)
     assert [read.id_to_token(i) for i in range(3)] == ["<pad>", "</s>", "<unk>"]
-    tokens = encode(read, ["is the dog good?", "no", ""], 64)
+    tokens = encode(read, ["is the dog good?", "no", ""], 64)[0]
     assert tokens.dtype.itemsize == 4
     real = (tokens != 0).sum(1).tolist()
     assert [row[n - 1] for row, n in zip(tokens.tolist(), real, strict=True)] == [1, 1, 1]
@@ -295,34 +372,123 @@ def test_special_tokens_are_the_first_and_every_text_ends(tokenizer):
 def test_texts_come_back_and_none_has_an_unknown_token(tokenizer):
     read = read_tokenizer(tokenizer)
     texts = ["is the dog good?", "3.8", "Füße — 漢字 <b>", "a  b\n{c}", "0.5 and 12.25"]
-    tokens = encode(read, texts, 512)
+    tokens = encode(read, texts, 512)[0]
     assert not (tokens == 2).any()
     assert [read.decode(row).removeprefix(" ") for row in tokens.tolist()] == texts
 
 
 def test_a_number_is_spelled_digit_by_digit(tokenizer):
     read = read_tokenizer(tokenizer)
-    spelled = [read.id_to_token(i) for i in encode(read, ["3.85"], 9)[0].tolist()]
+    spelled = [read.id_to_token(i) for i in encode(read, ["3.85"], 9)[0][0].tolist()]
     assert spelled[-5:] == ["3", ".", "8", "5", "</s>"]
 
 
 def test_a_word_is_the_same_token_wherever_it_stands(tokenizer):
     read = read_tokenizer(tokenizer)
-    first, second = (encode(read, [text], 9)[0].tolist() for text in ("good", "the good"))
+    first, second = (encode(read, [text], 9)[0][0].tolist() for text in ("good", "the good"))
     assert first[0] == second[-2]
 
 
 def test_a_long_text_is_cut_and_still_ends(tokenizer):
-    tokens = encode(read_tokenizer(tokenizer), ["is the dog good?" * 20], 5)
-    assert tokens.shape == (1, 5)
+    read = read_tokenizer(tokenizer)
+    tokens, cut = encode(read, ["is the dog good?" * 20, "yes"], 5)
+    assert tokens.shape == (2, 5)
     assert tokens[0, -1] == 1
+    assert cut == 1
+    exact = len(encode(read, ["is the dog good?"], 99)[0][0])
+    assert [encode(read, ["is the dog good?"], n)[1] for n in (exact - 1, exact)] == [1, 0]
+
+
+def test_texts_are_tokenised_alike_however_many_at_once(tokenizer, monkeypatch):
+    texts = ["is the dog good?", "no", "yes", "the cat", ""]
+    whole, _ = encode(read_tokenizer(tokenizer), texts, 64)
+    monkeypatch.setattr("mergeloom.data.tokenizer.AT_ONCE", 2)
+    assert encode(read_tokenizer(tokenizer), texts, 64)[0].equal(whole)
+
+
+def test_a_special_token_that_a_text_spells_is_text(tokenizer):
+    read = read_tokenizer(tokenizer)
+    text = "x <pad> yes </s> <unk>"
+    row = encode(read, [text], 64)[0][0].tolist()
+    assert not {0, 1, 2} & {*row[:-1]}
+    assert row[-1] == 1
+    assert read.decode(row).strip() == text
+
+
+def test_texts_that_are_cut_are_told_of_and_counted(tokenizer, tmp_path, caplog):
+    out = tmp_path / "train.safetensors"
+    texts = ["is the dog good?" * 20, "yes", "is the cat good?" * 20]
+    tokenize_split(texts, np.array([1, 0, 1]), tokenizer, 9, out, {})
+    assert "2 of 3 texts are cut to 9 tokens" in caplog.text
+    assert TensorFile(out).metadata == {"cut": "2"}
+
+
+@pytest.mark.parametrize("answers", [["no", "yes " * 80], "any"])
+def test_an_answer_that_is_too_long_is_refused(answers, tokenizer, tmp_path):
+    with pytest.raises(MergeloomError, match=r"1 of 2 answers have more than 64 tokens, .*'yes"):
+        write_answers(
+            {"answers": answers}, ["no", "yes " * 80], tokenizer, tmp_path / "h.safetensors", {}
+        )
+
+
+def test_answers_that_the_tokenizer_does_not_tell_apart_are_refused(tmp_path):
+    tokenizer = words_only(tmp_path / "tokenizer.json", "yes", "no")
+    answers = ["yes", "ja", "nein"]
+    with pytest.raises(MergeloomError, match=r"h.safetensors: 'ja' reads as nothing"):
+        write_answers({"answers": answers}, answers, tokenizer, tmp_path / "h.safetensors", {})
+    answers = ["yes", "yes ja"]
+    with pytest.raises(MergeloomError, match=r"'yes ja' reads the same as 'yes'"):
+        write_answers({"answers": answers}, answers, tokenizer, tmp_path / "h.safetensors", {})
+
+
+def words_only(path, *words):
+    """A tokenizer to which all but these words are unknown."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    found = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    found.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    found.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    path.write_text(found.to_str())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "number"),
+    [
+        (" yes.", "yes", "yes"),
+        ("(-1.0)", "1.0", "-1.0"),
+        ("+2 ", "2", "+2"),
+        ("'.5'.", "5", ".5"),
+        ("-.5", "5", "-.5"),
+        ("~3.8%", "3.8", "3.8"),
+        ("-", "", ""),
+        ("-no", "no", "no"),
+    ],
+)
+def test_numbers_keep_their_sign_where_words_lose_all_around_them(text, word, number):
+    assert bare(text) == word
+    assert bare(text, number=True) == number
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (["A", "A+"], r"'A\+' reads the same as 'A'"),
+        (["-1.0", "1.0"], r"'1.0' reads the same as '-1.0'"),
+        (["yes", "?"], r"'\?' reads as nothing"),
+    ],
+)
+def test_answers_that_read_the_same_are_refused(answers, message):
+    with pytest.raises(MergeloomError, match=message):
+        answer_texts(answers)
 
 
 def test_a_tokenizer_has_the_same_bytes_in_any_order_of_texts_and_process(tmp_path):
     program = (
         "import sys; from pathlib import Path;"
         "from mergeloom.data.rendered_text.registry import render_texts;"
-        "from mergeloom.data.tokenizer import train_tokenizer;"
+        "from mergeloom.data.tokenizer_training import train_tokenizer;"
         "texts = render_texts('primer', {'train': 600}, 0)['train']['text'];"
         "train_tokenizer(texts[::int(sys.argv[2])], 700, Path(sys.argv[1]), 'mine')"
     )
@@ -364,7 +530,7 @@ def test_a_tokenised_split_and_the_answers_are_what_a_model_reads(tokenizer, tmp
     read = read_tokenizer(tokenizer)
     assert [read.decode(row).strip() for row in split["tokens"].tolist()] == texts
     assert split["labels"].tolist() == [1, 0, 1]
-    assert split.metadata == {"a": "b"}
+    assert split.metadata == {"a": "b", "cut": "0"}
 
     task = {"answers": SCORES, "metric": "spearman"}
     write_answers(task, answer_texts(SCORES), tokenizer, tmp_path / "head.safetensors", {})

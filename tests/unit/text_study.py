@@ -7,9 +7,9 @@ from mergeloom.data.tokenizer import encode
 from mergeloom.io.tensors import write_tensors
 from mergeloom.models.family import get_family
 
-WORDS = "<pad> </s> <unk> good bad fine , film is the was 0.0 1.0 2.0 nothing 2.5 nan . yes no"
+WORDS = "<pad> </s> <unk> good bad fine , film is the was 0.0 1.0 2.0 -1.0 nothing 2.5 nan . yes no"
 ARCHITECTURE = {
-    "vocab_size": 24, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 2,
+    "vocab_size": 25, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 2,
     "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
 }  # fmt: skip
 ENCODER = {"family": "t5", "architecture": ARCHITECTURE, "text": {"length": 16}}
@@ -32,7 +32,7 @@ def write_head(path, answers, values=None, metric="accuracy"):
     """The answers of a task, as a rule writes them."""
     content = bytearray(tokenizer().to_str().encode())
     tensors = {
-        "answers": encode(tokenizer(), answers, 8),
+        "answers": encode(tokenizer(), answers, 8)[0],
         "tokenizer": torch.frombuffer(content, dtype=torch.uint8),
     }
     if values is not None:
@@ -43,7 +43,7 @@ def write_head(path, answers, values=None, metric="accuracy"):
 
 def write_split(path, texts, labels):
     """A tokenised split."""
-    tensors = {"tokens": encode(tokenizer(), texts, 16), "labels": torch.tensor(labels)}
+    tensors = {"tokens": encode(tokenizer(), texts, 16)[0], "labels": torch.tensor(labels)}
     write_tensors(path, tensors, {})
     return path
 

@@ -136,6 +136,20 @@ def test_a_gate_per_layer_of_another_encoder_is_refused(adapted):
     assert "transfer: by_relative_depth" in done.stdout
 
 
+def test_costs_are_of_the_adaptation_where_it_was_and_of_the_evaluation_here(adapted):
+    study = "results/adaptive/ViT-Tiny-2/finetuned/tiny/tiny_transfers"
+    adapted.run(f"{study}/cost.csv", "--cores", "2")
+    cost = pd.read_csv(adapted.folder / f"{study}/cost.csv")
+    [row] = cost[cost["transferred_from"] == "ViT-Tiny"].to_dict("records")
+    there = json.loads(adapted.read(f"{MODELS}/tiny_gate.times.json"))
+    here = json.loads(adapted.read(f"{LARGER}/from/ViT-Tiny/tiny_gate.times.json"))
+    assert row["adaptation_seconds"] == pytest.approx(there["adaptation_seconds"], rel=1e-3)
+    assert row["examples_per_second"] == pytest.approx(here["examples_per_second"], rel=1e-3)
+    assert "adaptation_seconds" not in here
+    inputs = json.loads(adapted.read(f"{study}/cost.csv.provenance.json"))["inputs"]
+    assert f"{MODELS}/tiny_gate.times.json" in inputs
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -144,9 +158,10 @@ def test_a_gate_per_layer_of_another_encoder_is_refused(adapted):
         (f"{RESULTS}/from/ViT/tiny_gate.json", "unknown encoder 'ViT'"),
         (f"{RESULTS}/on/tniy/tiny_gate.json", "unknown benchmark 'tniy'"),
         (f"{RESULTS}/corrupted/fog2/tiny_gate.json", "unknown corruption 'fog'"),
+        ("results/adaptive/T5-Nano/finetuned/text4/wemoe.json", "wemoe serves encoders of images"),
     ],
 )
-def test_an_unknown_name_in_a_target_lists_what_exists(fresh, target, message):
+def test_what_a_target_cannot_be_of_is_told(fresh, target, message):
     done = fresh.run(target, "-n", check=False)
     assert done.returncode != 0
     assert message in done.stdout

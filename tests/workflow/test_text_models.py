@@ -7,6 +7,7 @@ import torch
 import yaml
 from hub import Hub
 from jsonschema import Draft202012Validator
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from sandbox import copy_workflow
 
@@ -54,6 +55,15 @@ def test_the_experts_learned_their_tasks_and_nothing_is_stored_twice(text):
     assert {"shared.weight", "lm_head.weight"} < keys
     assert not any("embed_tokens" in key for key in keys)
     assert keys == set(load_file(text.folder / CHECKPOINT.format("finetuned", TASKS[0])))
+
+
+def test_features_of_a_text_encoder_say_how_long_its_texts_may_be(text):
+    path = text.folder / "tests/workflow/presets/extractors.yaml"
+    path.write_text(path.read_text() + "tiny_text: {encoder: T5-Tiny}\n")
+    target = "cache/tiny_grammar/features/tiny_text/val.safetensors"
+    text.run(target, configfile=CONFIG)
+    with safe_open(text.folder / target, "numpy") as file:
+        assert '"preprocessing": {"length": 48}' in file.metadata()["features"]
 
 
 def test_whole_models_and_adapters_are_imported_from_the_hub(text, tmp_path):
@@ -122,6 +132,9 @@ def test_a_published_t5_is_fetched_with_the_commit_in_its_record(text, tmp_path)
     assert found.keys() == start.keys()
     assert all(torch.equal(found[key], start[key]) for key in start)
     assert f"someone/t5@{commit}/model.safetensors".encode() in fetched.read_bytes()[:20000]
+    # How long its texts may be is of their tokens, and fetches nothing anew.
+    path.write_text(yaml.safe_dump(preset | {"text": {"length": 47}}))
+    assert text.planned("models/T5-Hub/base.safetensors", configfile=CONFIG) == {}
     path.unlink()
 
 

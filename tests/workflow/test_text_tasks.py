@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,8 @@ from hub import Hub
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from mergeloom.data.tokenizer import read_tokenizer, train_tokenizer
+from mergeloom.data.tokenizer import read_tokenizer
+from mergeloom.data.tokenizer_training import train_tokenizer
 
 FORMS = [f"cache/tiny_grammar/{split}_T5-Tiny.safetensors" for split in ("train", "val", "test")]
 HEADS = [f"models/T5-Tiny/heads/tiny_{task}.safetensors" for task in ("primer", "similarity")]
@@ -55,10 +57,12 @@ def test_texts_are_written_and_tokenised_once_and_again_alike(fresh):
     assert [len(split["labels"]) for split in splits] == [64, 20, 40]
     for split in splits:
         assert split["tokens"].dtype == "int32"
-        assert split["tokens"].shape[1] <= 48
         assert split["labels"].mean() == 0.5
         assert not (split["tokens"] == 2).any(), "no unknown token"
     assert len({row.tobytes() for row in splits[0]["tokens"]}) == 64
+    for path in FORMS:
+        with safe_open(fresh.folder / path, "numpy") as split:
+            assert split.metadata()["cut"] == "0"
     primer, similarity = (load_file(fresh.folder / path) for path in HEADS)
     assert similarity["answers"].shape[0] == len(similarity["values"]) == 51
     assert "values" not in primer
@@ -73,6 +77,12 @@ def test_texts_are_written_and_tokenised_once_and_again_alike(fresh):
     fresh.edit("tests/workflow/presets/tasks/tiny_grammar.yaml", "metric: mcc\n", "")
     assert fresh.planned(*FORMS) == {}
     assert fresh.planned("models/T5-Tiny/heads/tiny_grammar.safetensors") == {"build_answers": 1}
+    fresh.edit("tests/workflow/presets/tasks/tiny_grammar.yaml", "Is this", "Is the following")
+    asked_anew = {"tokenize_training_texts": 1, "tokenize_evaluation_texts": 1}
+    assert fresh.planned(*FORMS) == asked_anew
+    fresh.edit("tests/workflow/presets/tasks/tiny_grammar.yaml", "{sentence}", "{text}")
+    done = fresh.run(*FORMS, "-n", check=False)
+    assert "the prompt names 'text', but the renderer 'grammar' writes: sentence" in done.stdout
 
 
 def test_glue_comes_from_the_hub_and_a_tenth_of_train_validates(fresh, hub):
@@ -124,6 +134,11 @@ def test_glue_comes_from_the_hub_and_a_tenth_of_train_validates(fresh, hub):
     scores = load_file(fresh.folder / "cache/stsb/test_T5-Tiny.safetensors")["labels"]
     assert scores.tolist() == [38, 0], "of 3.8, as 3.75 is written, and of 0.0"
 
+    # Another wording of the same columns downloads and splits nothing anew.
+    fresh.edit("config/tasks.yaml", "Indicate if the following sentence", "Say whether this")
+    asked_anew = {"tokenize_training_texts": 1, "tokenize_evaluation_texts": 1}
+    assert fresh.planned(*targets[:3]) == asked_anew
+
 
 def test_a_published_encoder_brings_its_tokenizer_and_knows_the_answers(fresh, hub):
     train_tokenizer(["yes", "no"] * 3, 300, fresh.folder / "theirs.json", "theirs")
@@ -145,6 +160,61 @@ def test_a_published_encoder_brings_its_tokenizer_and_knows_the_answers(fresh, h
     answers = load_file(fresh.folder / head)["answers"]
     said = [read_tokenizer(fresh.folder / "theirs.json").decode(row).strip() for row in answers]
     assert said == ["yes", "no"]
+
+
+def published(workflow, name, weights, **architecture):
+    """An encoder of the tiny T5's sizes with published weights."""
+    preset = yaml.safe_load(workflow.read("tests/workflow/presets/encoders/T5-Tiny.yaml"))
+    preset["architecture"] |= architecture
+    preset["weights"] = {"published": weights}
+    path = workflow.folder / f"tests/workflow/presets/encoders/{name}.yaml"
+    path.write_text(yaml.safe_dump(preset))
+
+
+def test_a_tokenizer_at_hand_is_no_download_and_must_fit_its_encoder(fresh):
+    folder = fresh.folder / "mine"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "README.md").write_text("mine")
+    train_tokenizer(["yes", "no"] * 3, 300, folder / "tokenizer.json", "mine")
+    published(fresh, "Fits", "mine", vocab_size=300)
+    published(fresh, "Small", "mine", vocab_size=200)
+    targets = [f"models/{name}/tokenizer.json" for name in ("Fits", "Small")]
+    done = fresh.run(*targets, "--keep-going", check=False)
+    assert "mine/tokenizer.json: has 2" in done.stdout
+    assert "tokens, but the encoder's vocab_size is 200" in done.stdout
+    assert not (fresh.folder / targets[1]).exists()
+    record = json.loads(fresh.read(f"{targets[0]}.provenance.json"))
+    assert record["downloads"] == {}
+    assert "mine/tokenizer.json" in str(record["inputs"])
+
+
+def test_of_a_given_folder_only_weights_and_config_are_inputs(fresh):
+    folder = fresh.folder / "mine"
+    folder.mkdir()
+    published(fresh, "Mine", "mine")
+    base = "models/Mine/base.safetensors"
+    done = fresh.run(base, "-n", check=False)
+    assert "mine: has none of model.safetensors, pytorch_model.bin." in done.stdout
+    for name in ("model.safetensors", "pytorch_model.bin", "config.json", "README.md", "x.bin"):
+        (folder / name).write_text(name)
+        os.utime(folder / name, (1000, 1000))
+    (fresh.folder / base).parent.mkdir(parents=True)
+    (fresh.folder / base).write_text("made of them")
+    os.utime(fresh.folder / base, (2000, 2000))
+    for name in ("README.md", "x.bin", "pytorch_model.bin"):
+        os.utime(folder / name, (3000, 3000))
+    assert fresh.planned(base) == {}
+    os.utime(folder / "config.json", (3000, 3000))
+    assert fresh.planned(base) == {"fetch_text_encoder": 1}
+
+
+def test_published_weights_without_a_repository_or_file_are_refused_when_planned(fresh):
+    published(fresh, "Nowhere", "main")
+    for target in ("base.safetensors", "tokenizer.json"):
+        done = fresh.run(f"models/Nowhere/{target}", "-n", check=False)
+        assert "encoder Nowhere: weights.published 'main' is no file or folder" in done.stdout
+        assert "add architecture.transformers" in done.stdout
 
 
 def test_a_download_that_is_no_table_of_the_task_leaves_nothing(fresh, hub):

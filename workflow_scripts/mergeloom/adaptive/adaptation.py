@@ -4,10 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,61 +13,23 @@ from torch import Tensor
 from mergeloom.adaptive.adapter import Adapter
 from mergeloom.adaptive.entropy import mean_entropies
 from mergeloom.adaptive.outcome import AVERAGE, Adaptation, keeps_all
+from mergeloom.adaptive.plan import Plan
 from mergeloom.adaptive.progress import Progress
 from mergeloom.adaptive.sampling import Reshuffled
 from mergeloom.adaptive.scores import Features, score
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.benchmark import Benchmark
 from mergeloom.evaluation.examples import Examples
+from mergeloom.evaluation.precision import NotFinite
 from mergeloom.evaluation.results import normalise_scores
 from mergeloom.training.recipe import Span
 from mergeloom.training.registry import Trained, get_part
 
 log = logging.getLogger(__name__)
 
+# Why adaptation may end early.
+ENTROPY, VALIDATION = "the entropy is not finite", "the validation loss is not finite"
 PROBE = 4  # batches of every task that the entropy of a checkpoint is measured on
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to adapt: the key `adaptation` of an adapter's preset.
-
-    split : of the inputs, `test`, `val` or `train_unlabelled`.
-    batch_size : inputs of every task in a step.
-    optimizer, schedule : names of `mergeloom.training.registry`.
-    granularity : "batch", one model for the inputs of a task in a step, or "sample".
-    checkpoint : steps from one to the next.
-    keep : "last", or "best": that of the best average of normalised validation accuracies, the
-        state before adaptation included, and of equal ones the first.
-    patience : checkpoints that are no better than the best before them after which adaptation ends.
-    """
-
-    split: str = "test"
-    steps: int = 0
-    batch_size: int = 16
-    optimizer: str = "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    granularity: str = "batch"
-    checkpoint: int = 100
-    keep: str = "last"
-    patience: int | None = None
-
-    @classmethod
-    def read(cls, given: Mapping[str, Any]) -> "Plan":
-        """The plan of a preset.
-
-        Raises
-        ------
-        MergeloomError – an unknown key.
-        """
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(given) - known):
-            raise MergeloomError(
-                f"adaptation has no key {', '.join(unknown)}; it has: {', '.join(sorted(known))}"
-            )
-        return cls(**given)
 
 
 class Minimiser:
@@ -116,21 +76,22 @@ class Minimiser:
     def run(self, state: Path, fingerprint: str, title: str) -> Adaptation:
         """Adapt; go on from the resume state `state` of an interrupted run of the same kind.
 
-        Where the entropy of a step or a checkpoint is not finite, adaptation ends there, and the
-        adapter is left as it was at the last checkpoint: `stopped` says so, and a warning.
+        Where the entropy of a step or a checkpoint is not finite, or what the model puts out for
+        validation data, adaptation ends there, and the adapter is left as it was at the last
+        checkpoint: `stopped` says so, and a warning.
 
         Raises
         ------
-        MergeloomError – the entropy is not finite before the first step.
+        MergeloomError – one of these is not finite before the first step.
         """
         plan, progress = self.plan, Progress(self.adapter, self._parameters, self._optimizer)
         found = progress.load(state, fingerprint) or Adaptation()
         rate = get_part("schedule", plan.schedule).function
         step = found.steps[-1] if found.rows else 0
-        if not found.rows and not self._checkpoint(found, 0, title):
+        if not found.rows and (broken := self._checkpoint(found, 0, title)):
             raise MergeloomError(
-                f"{title}: the entropy of the model before adaptation is not finite: a task vector "
-                "or the base has values that are too large"
+                f"{title}: before adaptation {broken}: a task vector or the base has values that "
+                "are too large"
             )
         while step < plan.steps and found.stopped is None:
             begun = time.perf_counter()
@@ -138,7 +99,7 @@ class Minimiser:
             batches = self._batch(self._samplers, step)
             loss = self.adapter.gradients(step, partial(self._entropy, batches))
             if not torch.isfinite(loss):
-                found.stopped = {"step": step, "reason": "the entropy is not finite"}
+                found.stopped = {"step": step, "reason": ENTROPY}
                 break
             for group in self._optimizer.param_groups:
                 group["lr"] = rate(plan.lr, step, Span(0, plan.steps, plan.steps))
@@ -147,8 +108,8 @@ class Minimiser:
             found.seconds += time.perf_counter() - begun
             if step % plan.checkpoint and step < plan.steps:
                 continue
-            if not self._checkpoint(found, step, title):
-                found.stopped = {"step": step, "reason": "the entropy is not finite"}
+            if broken := self._checkpoint(found, step, title):
+                found.stopped = {"step": step, "reason": broken}
             elif step < plan.steps:
                 if self._is_late(found):
                     found.stopped = {"step": step, "reason": "patience"}
@@ -159,6 +120,12 @@ class Minimiser:
                 title, found.stopped["reason"], found.stopped["step"], found.steps[-1],
             )  # fmt: skip
         chosen = found.chosen(plan.keep)
+        if fell := found.collapsed(chosen)["tasks"]:
+            log.warning(
+                "%s: collapsed on %s: entropy fell, and validation accuracy, too; take fewer steps "
+                "or a lower learning rate, or `keep: best`",
+                title, ", ".join(fell),
+            )  # fmt: skip
         self.adapter.load(found.states[chosen])
         return found
 
@@ -181,15 +148,19 @@ class Minimiser:
         with self.adapter.applied(features, groups):
             return mean_entropies(mixture.family, mixture.tower, heads, inputs)
 
-    def _checkpoint(self, found: Adaptation, step: int, title: str) -> bool:
-        """Measure and keep the state; False where its entropy is not finite."""
+    def _checkpoint(self, found: Adaptation, step: int, title: str) -> str | None:
+        """Measure and keep the state; where it is broken, say what is not finite instead."""
         tasks = list(self._examples)
         with torch.no_grad():
             probes = [self._entropies(self._batch(self._probes, n)) for n in range(PROBE)]
         entropies = torch.stack(probes).mean(dim=0).tolist()
         if not all(map(math.isfinite, entropies)):
-            return False
-        scores = score(self.benchmark, self.adapter, "val", self._val_features, self._granularity)
+            return ENTROPY
+        given = (self.benchmark, self.adapter, "val", self._val_features, self._granularity)
+        try:
+            scores = score(*given)
+        except NotFinite:
+            return VALIDATION
         scores = normalise_scores(scores, self._reference)
         rows = [
             {
@@ -211,7 +182,7 @@ class Minimiser:
             "%s: step %d/%d, entropy %.4f, validation accuracy %.4f",
             title, step, self.plan.steps, mean["entropy"], mean["val_accuracy"],
         )  # fmt: skip
-        return True
+        return None
 
     def _forget(self, found: Adaptation) -> None:
         """Of large states, keep only those that may yet be chosen."""

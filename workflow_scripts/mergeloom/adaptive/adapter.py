@@ -30,9 +30,7 @@ class Adapter(nn.Module):
     Attributes
     ----------
     mixture : what it adapts; its tower runs within `applied`.
-    portable : whether its state may serve another encoder than the one it was made on.
-    mixes : whether the mixture itself combines the task vectors, so that a low-rank form of it
-        serves, too.
+    entry : as what it was registered; set by `build`.
     within : whether it chooses within the forward pass, from what the tower makes of an input, and
         tells `observer`; else `coefficients` says what it chooses.
     together : whether an input's choice then depends on its group, which must pass the tower as
@@ -40,8 +38,7 @@ class Adapter(nn.Module):
     observer : called with the coefficients that are chosen within the forward pass, if any are.
     """
 
-    portable = False
-    mixes = True
+    entry: "Entry"
     within = False
     together = False
 
@@ -164,6 +161,10 @@ class Entry:
     arxiv : identifier of its paper, None where none is certain.
     features : whether it takes features φ(x).
     trained : whether entropy is minimised; else it is made ready by `Adapter.fit`.
+    portable : whether a state may serve another encoder than the one it was made on.
+    low_rank : whether the mixture itself combines the task vectors as they are, so that a low-rank
+        form of it serves, too.
+    modality : the only one whose encoders it serves; None where it serves any.
     parameters, limits : name and default of what the user may set, and its range or choices.
     """
 
@@ -172,6 +173,9 @@ class Entry:
     arxiv: str | None
     features: bool
     trained: bool
+    portable: bool
+    low_rank: bool
+    modality: str | None
     parameters: Mapping[str, Any]
     limits: Limits
 
@@ -189,6 +193,9 @@ def adapter(
     arxiv: str | None = None,
     features: bool = False,
     trained: bool = True,
+    portable: bool = False,
+    low_rank: bool = False,
+    modality: str | None = None,
     limits: Limits | None = None,
 ) -> Callable[[Function], Function]:
     """Register a function (mixture, size of features, generator, *, ...) -> Adapter."""
@@ -200,7 +207,10 @@ def adapter(
             raise TypeError(f"{name} has limits of {', '.join(stray)}, which are no parameters")
         if name in _ENTRIES:
             raise ValueError(f"there are two adapters named {name}")
-        _ENTRIES[name] = Entry(name, function, arxiv, features, trained, parameters, limits or {})
+        _ENTRIES[name] = Entry(
+            name, function, arxiv, features, trained, portable, low_rank, modality, parameters,
+            limits or {},
+        )  # fmt: skip
         return function
 
     return register
@@ -239,11 +249,16 @@ def build(
 
     Raises
     ------
-    MergeloomError – no such adapter or parameter, a value out of range, or no features for an
-    adapter that takes them.
+    MergeloomError – no such adapter or parameter, a value out of range, no features for an adapter
+    that takes them, or an encoder of another modality than the only one that it serves.
     """
     entry = get_adapter(method)
+    if entry.modality not in (None, modality := mixture.family.modality):
+        raise MergeloomError(
+            f"adapter {method} serves encoders of {entry.modality}, and this one reads {modality}"
+        )
     if entry.features and size is None:
         raise MergeloomError(f"adapter {method} chooses by features of the inputs: give their size")
     made = entry.function(mixture, size, generator(seed), **entry.check(parameters))
+    made.entry = entry
     return made.to(next(iter(mixture.base.values())).device)

@@ -15,27 +15,27 @@ ROWS = 256  # of inputs whose coefficients are computed at a time
 
 
 class Moments:
-    """Mean and standard deviation of tensors that come in rows, in float64."""
+    """Mean and standard deviation of tensors that come in rows, in float64, where these are."""
 
     def __init__(self) -> None:
-        self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
+        self.count, self._total, self._squares = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, values: Tensor) -> None:
         """Add rows [n, ...]."""
-        values = values.double().cpu()
+        values = values.double()
         self.count += len(values)
-        self.total = self.total + values.sum(dim=0)
-        self.squares = self.squares + values.square().sum(dim=0)
+        self._total = self._total.to(values) + values.sum(dim=0)
+        self._squares = self._squares.to(values) + values.square().sum(dim=0)
 
     @property
     def mean(self) -> Tensor:
-        """[...]."""
-        return self.total / self.count
+        """[...], on the processor."""
+        return (self._total / self.count).cpu()
 
     @property
     def std(self) -> Tensor:
-        """[...], of all rows."""
-        return (self.squares / self.count - self.mean.square()).clamp_min(0).sqrt()
+        """[...], of all rows, on the processor."""
+        return (self._squares.cpu() / self.count - self.mean.square()).clamp_min(0).sqrt()
 
 
 class Chosen:
@@ -67,14 +67,15 @@ def table(
     features: Features | None,
     chosen: Chosen,
 ) -> Mapping[str, list[Any]]:
-    """Mean and standard deviation over the inputs of each task, input by input.
+    """Mean and standard deviation, over the inputs of each task, of what is chosen for one alone.
 
     Parameters
     ----------
     tasks : of the inputs.
     experts : tasks whose task vectors are mixed, in their order.
     features : φ(x) of the inputs; None for an adapter that takes none.
-    chosen : what was chosen within forward passes, of an adapter that does.
+    chosen : what was chosen within forward passes of single inputs, of an adapter that does; of an
+        input that chooses for each of its tokens, the mean.
 
     Returns
     -------

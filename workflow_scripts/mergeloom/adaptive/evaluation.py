@@ -9,9 +9,10 @@ from typing import Any
 from mergeloom.adaptive.adapter import Adapter, observed
 from mergeloom.adaptive.coefficients import Chosen, table
 from mergeloom.adaptive.mixed_batches import score_by_features, score_together
+from mergeloom.adaptive.outcome import MARGIN
 from mergeloom.adaptive.scores import Features, score
 from mergeloom.errors import MergeloomError
-from mergeloom.evaluation.benchmark import Benchmark, check_precision
+from mergeloom.evaluation.benchmark import Benchmark, check_precision, precision_of
 from mergeloom.evaluation.results import Scores, average, normalise_scores
 from mergeloom.io.jsonfile import read_json
 
@@ -43,12 +44,12 @@ def take_low_rank(
 
     Raises
     ------
-    MergeloomError – the adapter does not leave it to the mixture to combine task vectors.
+    MergeloomError – the adapter does not leave it to the mixture to combine whole task vectors.
     """
     rank = evaluation.get("rank")
     if rank is None:
         return {"form": "exact"}
-    if not adapter.mixes:
+    if not adapter.entry.low_rank:
         raise MergeloomError(
             f"adapter {name!r} has no low-rank form: leave evaluation.rank out of its preset"
         )
@@ -88,7 +89,7 @@ def evaluate_adapted(
     transferred_from : where the state is another encoder's.
     evaluated_on : what the inputs are, if not the benchmark's own.
     """
-    check_precision(benchmark, finetuned.get("precision", {"dtype": "float32"})["dtype"])
+    check_precision(benchmark, precision_of(finetuned))
     granularity, reference = evaluation["granularity"], {"test": finetuned["tasks"]}
     if "val" in benchmark.splits:
         reference["val"] = finetuned["validation"]["tasks"]
@@ -97,13 +98,8 @@ def evaluate_adapted(
         found = normalise_scores(scores, reference[split])
         return {"tasks": found, "average": average(found)}
 
-    chosen = Chosen()
     begun = time.perf_counter()
-    with observed(adapter, chosen):
-        scores = score(
-            benchmark, adapter, "test", features["test"], granularity,
-            chosen.enter if adapter.within else None,
-        )  # fmt: skip
+    scores = score(benchmark, adapter, "test", features["test"], granularity)
     seconds = time.perf_counter() - begun
     test = normalised("test", scores)
     content = {
@@ -120,6 +116,7 @@ def evaluate_adapted(
     if content["mixed_batches"]:
         mixed = normalised("test", content["mixed_batches"])
         content["mixed_batches"] = {"batch_size": benchmark.batch_size, **mixed}
+    chosen = _within(benchmark, adapter)
     columns = table(adapter, benchmark.tasks, experts, features["test"], chosen)
     if "val" in benchmark.splits:
         found = score(benchmark, adapter, "val", features["val"], granularity)
@@ -129,6 +126,7 @@ def evaluate_adapted(
         adapter.load(initial)
         before = score(benchmark, adapter, "test", features["test"], granularity)
         content["before"] = normalised("test", before)
+        _flag_losses(content, evaluated_on or {})
     given = {"transferred_from": transferred_from, "evaluated_on": evaluated_on}
     if scored_by := getattr(benchmark, "scored_by", None):
         given["scored_by"] = scored_by
@@ -136,6 +134,39 @@ def evaluate_adapted(
     examples = sum(int(s["n"]) for s in scores.values())
     times = {"evaluation_seconds": seconds, "examples_per_second": examples / seconds}
     return Evaluation(content, columns, times)
+
+
+def _within(benchmark: Benchmark, adapter: Adapter) -> Chosen:
+    """What is chosen for each test input within the forward pass, if it is chosen there. In a pass
+    of its own: one that is watched takes longer."""
+    chosen = Chosen()
+    if adapter.within:
+        with observed(adapter, chosen):
+            score(benchmark, adapter, "test", None, "sample", chosen.enter)
+    return chosen
+
+
+def _flag_losses(content: dict[str, Any], evaluated_on: Mapping[str, Any]) -> None:
+    """Of corrupted inputs, call it a collapse, too, where these are answered worse than before.
+
+    Validation images are clean, and need not show it.
+    """
+    adaptation = content["adaptation"]
+    if "corruption" not in evaluated_on or "corruption" not in (adaptation or {}):
+        return
+    flags, before = adaptation["collapsed"], content["before"]
+
+    def lost(now: Mapping[str, float], then: Mapping[str, float]) -> bool:
+        return now["accuracy"] < then["accuracy"] - MARGIN
+
+    adaptation["collapsed"] = {
+        "average": flags["average"] or lost(content["average"], before["average"]),
+        "tasks": [
+            task
+            for task, score in content["tasks"].items()
+            if task in flags["tasks"] or lost(score, before["tasks"][task])
+        ],
+    }
 
 
 def _mixed(

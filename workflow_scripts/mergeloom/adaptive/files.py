@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 
-from mergeloom.adaptive.adaptation import Minimiser, Plan
+from mergeloom.adaptive.adaptation import Minimiser
 from mergeloom.adaptive.adapter import Adapter, build, centre_of, get_adapter
 from mergeloom.adaptive.evaluation import Evaluation, evaluate_adapted, take_low_rank
 from mergeloom.adaptive.mixture import Mixture
 from mergeloom.adaptive.outcome import Adaptation, columns, keeps_all, stacked
+from mergeloom.adaptive.plan import Plan
 from mergeloom.adaptive.scores import Features
 from mergeloom.adaptive.state_file import describe, load_state, read_state, write_state
-from mergeloom.evaluation.benchmark import Benchmark
+from mergeloom.evaluation.benchmark import Benchmark, check_precision, precision_of
 from mergeloom.evaluation.examples import Examples, open_examples
 from mergeloom.features.feature_file import describe_features, read_features
-from mergeloom.io.jsonfile import read_json, write_json
+from mergeloom.io.jsonfile import write_json
 from mergeloom.io.parquet import write_parquet
 from mergeloom.io.tensors import write_tensors
 
@@ -108,14 +109,16 @@ def adapt_files(
     inputs : what is adapted to, a split of each task.
     features, val_features : φ(x) of it and of the validation splits, for an adapter that takes any.
     finetuned : result of the fine-tuned models on the benchmark's own examples.
-    corruption : `corruption` and `severity` where the inputs are corrupted.
+    corruption : `corruption` and `severity` where the inputs are corrupted test inputs.
     out : the state goes here; a state to resume from lies beside it until all is done.
     checkpoints, curve : without steps, an empty file and a table without rows.
 
     Raises
     ------
-    MergeloomError – features of other inputs, or an entropy that is not finite from the start.
+    MergeloomError – features of other inputs, an entropy that is not finite from the start, or
+    fine-tuned models that were evaluated in another precision than that of the validation here.
     """
+    check_precision(benchmark, precision_of(finetuned))
     encoder, adapter = benchmark.encoder, subject.adapter
     examples = {
         task: open_examples(path, encoder, benchmark.device)
@@ -149,8 +152,7 @@ def adapt_files(
     spent = {
         "adaptation_seconds": found.seconds,
         "seconds_per_step": found.seconds / steps if steps else None,
-        "device": benchmark.device,
-        "threads": torch.get_num_threads(),
+        **_machine(benchmark.device),
     }
     write_json(times, spent)
     write_state(out, adapter, subject.sidecar, summary, metadata)
@@ -173,7 +175,9 @@ def _summary(
     """How it was adapted, as it stands in results; None where inputs were not looked at."""
     if not subject.entry.trained and not subject.entry.features:
         return None
-    content: dict[str, Any] = {"split": plan.split, "seed": seed, **(corruption or {})}
+    # What is corrupted are test inputs, whatever split the preset names for clean ones.
+    split = "test" if corruption else plan.split
+    content: dict[str, Any] = {"split": split, "seed": seed, **(corruption or {})}
     if not subject.entry.trained:
         return content
     chosen = found.chosen(plan.keep)
@@ -181,7 +185,9 @@ def _summary(
         **content,
         "steps": plan.steps,
         "chosen": chosen,
+        "checkpoint": plan.checkpoint,
         "keep": plan.keep,
+        "patience": plan.patience,
         "stopped_early": found.stopped is not None,
         **({"stopped": found.stopped} if found.stopped else {}),
         "granularity": plan.granularity,
@@ -266,8 +272,10 @@ def granularity_of(preset: Mapping[str, Any]) -> str:
     return str(preset.get("evaluation", {}).get("granularity", "sample"))
 
 
-def times_of(adapted: PathLike, evaluation: Evaluation, device: str) -> dict[str, Any]:
-    """Times of adaptation and evaluation. The former lie beside the state, made by the same job."""
-    spent = read_json(Path(adapted).with_suffix(".times.json"))
-    kept = {key: spent[key] for key in ("adaptation_seconds", "seconds_per_step")}
-    return {**kept, **evaluation.times, "device": device, "threads": torch.get_num_threads()}
+def times_of(evaluation: Evaluation, device: str) -> dict[str, Any]:
+    """Times of an evaluation, in seconds, and what it ran on."""
+    return {**evaluation.times, **_machine(device)}
+
+
+def _machine(device: str) -> dict[str, Any]:
+    return {"device": device, "threads": torch.get_num_threads()}

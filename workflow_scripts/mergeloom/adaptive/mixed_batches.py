@@ -13,6 +13,7 @@ from mergeloom.adaptive.scores import Features
 from mergeloom.evaluation.accuracy import Around
 from mergeloom.evaluation.benchmark import Benchmark
 from mergeloom.evaluation.examples import Examples
+from mergeloom.evaluation.precision import check_loss, in_precision
 from mergeloom.evaluation.results import Scores
 from mergeloom.training.loop import generator
 
@@ -92,22 +93,29 @@ def _shared(adapter: Adapter, groups: Sequence[tuple[Tensor, Tensor]]) -> Around
 
 @torch.inference_mode()
 def score_together(benchmark: Benchmark, adapter: Adapter, split: str, seed: int) -> Scores:
-    """Scores where a mixed batch must pass the tower as one: accuracy, loss and n, of images."""
+    """Scores where a mixed batch must pass the tower as one: accuracy, loss and n, of images.
+
+    Raises
+    ------
+    MergeloomError – when a logit is not finite.
+    """
     examples, heads = benchmark.examples[split], benchmark.heads
     sizes = {task: len(examples[task]) for task in benchmark.tasks}
     ends = dict(zip(heads, torch.tensor([len(h) for h in heads.values()]).cumsum(0), strict=True))
     all_heads = torch.cat(list(heads.values()))
     correct, loss = dict.fromkeys(sizes, 0), dict.fromkeys(sizes, 0.0)
+    forward = in_precision(adapter.mixture.tower, benchmark.precision, benchmark.device)
     for batch in mixed_batches(sizes, benchmark.batch_size, seed):
         inputs = joined([examples[task].take(rows) for task, rows in batch.items()])
         with adapter.applied(None, 1):
-            logits = benchmark.family.logits(adapter.mixture.tower, all_heads, inputs)
+            logits = benchmark.family.logits(forward, all_heads, inputs)
         parts = logits.split([len(rows) for rows in batch.values()])
         for (task, rows), part in zip(batch.items(), parts, strict=True):
             part = part[:, ends[task] - len(heads[task]) : ends[task]]
             labels = examples[task].labels[rows].to(part.device)
             correct[task] += int((part.argmax(dim=1) == labels).sum())
             loss[task] += float(cross_entropy(part, labels, reduction="sum"))
+    check_loss(torch.tensor(sum(loss.values())), "the model's logits", benchmark.precision)
     return {
         task: {"accuracy": correct[task] / n, "loss": loss[task] / n, "n": n}
         for task, n in sizes.items()

@@ -12,10 +12,12 @@ from torch.nn import functional
 
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.models import place_tower
+from mergeloom.evaluation.precision import computing_in
 from mergeloom.io.tensors import TensorFile, check_finite
 from mergeloom.linalg.mixed import mixed_product
 from mergeloom.linalg.spectral import truncated_svd
 from mergeloom.merging.caches import check_source
+from mergeloom.merging.task_vector import read_factors
 from mergeloom.models.family import get_family
 from mergeloom.models.supply import Perceptron, Supplier, perceptrons, supply
 from mergeloom.models.weights import PER_TASK
@@ -48,8 +50,8 @@ class Mixture:
     Raises
     ------
     MergeloomError
-        Task vectors of other parameters or shapes than the base, or with values that are not
-        finite (names file and key).
+        Task vectors of other parameters or shapes than the base, with values that are not finite
+        (names file and key), or of parameters that cannot be mixed.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Mixture:
         with torch.no_grad():
             for key, stack in self.stacks.items():
                 self.base[key].add_(stack.sum(dim=0), alpha=centre)
-        supply(encoder["family"], self.family, self.tower, self)
+        supply(encoder["family"], self.family, self.tower, self, self.keys)
 
     @contextmanager
     def mixed(self, coefficients: Tensor) -> Iterator[None]:
@@ -122,9 +124,10 @@ class Mixture:
 
     @property
     def beside(self) -> int:
-        """How many numbers it holds beside the base: task vectors, or their low-rank factors."""
+        """How many numbers it holds beside the base: those of task vectors that are not zero, and
+        all of low-rank factors."""
         factors = {id(d): d for d in self._delegates.values() if isinstance(d, LowRank)}
-        vectors = sum(stack.numel() for stack in self.stacks.values())
+        vectors = sum(int(stack.count_nonzero()) for stack in self.stacks.values())
         return vectors + sum(low_rank.size for low_rank in factors.values())
 
     def delegate(self, keys: Iterable[str], supplier: Supplier) -> None:
@@ -169,7 +172,8 @@ class Mixture:
         shape = [1] * (like.ndim - 1 - base.ndim) + list(base.shape)
         if coefficients is None:
             return base.view(1, *shape)
-        mixed = torch.addmm(base.reshape(1, -1), coefficients, self.stacks[key].flatten(1))
+        with _exactly(base):
+            mixed = torch.addmm(base.reshape(1, -1), coefficients, self.stacks[key].flatten(1))
         return _by_row(mixed, len(like)).view(-1, *shape)
 
     def looked_up(self, key: str, indices: Tensor) -> Tensor:
@@ -212,7 +216,9 @@ class Mixture:
                     continue
                 here = min(rank, *stack.shape[1:])
                 if caches:
-                    left, values, right = _cached(caches, key, here)
+                    factors = read_factors(caches, key, here)
+                    left, right = factors.U, factors.Vt
+                    values = torch.stack([cache[f"{key}.S"] for cache in caches])
                 else:
                     left, values, right = truncated_svd(stack, here)
                 squares = values.double().square()
@@ -222,20 +228,6 @@ class Mixture:
                 self.delegate([key], LowRank(self, *parts))
                 del self.stacks[key]
         return math.sqrt(lost / total) if total else 0.0
-
-
-def _cached(caches: Sequence[TensorFile], key: str, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """U [K, o, rank], all S [K, r] and Vt [K, rank, i] of a matrix out of SVD caches."""
-    for cache in caches:
-        if (kept := cache.shape(f"{key}.U")[1]) < rank:
-            raise MergeloomError(
-                f"{cache.path}: has {kept} singular vectors of {key}, rank {rank} needs {rank}: "
-                f"set svd.fraction to at least {rank / min(cache.shape(f'{key}.S')):.2f}"
-            )
-    left = torch.stack([cache[f"{key}.U"][:, :rank] for cache in caches])
-    values = torch.stack([cache[f"{key}.S"] for cache in caches])
-    right = torch.stack([cache[f"{key}.Vt"][:rank] for cache in caches])
-    return left, values, right
 
 
 class LowRank:
@@ -272,7 +264,8 @@ class LowRank:
         shape = [1] * (like.ndim - 1 - base.ndim) + list(base.shape)
         if factors is None:
             return base.view(1, *shape)
-        mixed = base + self._left.T @ (factors[..., None] * self._right)
+        with _exactly(base):
+            mixed = base + self._left.T @ (factors[..., None] * self._right)
         return _by_row(mixed, len(like)).view(-1, *shape)
 
     def looked_up(self, key: str, indices: Tensor) -> Tensor:
@@ -281,7 +274,14 @@ class LowRank:
         found = functional.embedding(indices, base)
         if factors is None:
             return found
-        return found + _scaled(functional.embedding(indices, self._left.T), factors) @ self._right
+        with _exactly(base):
+            lines = _scaled(functional.embedding(indices, self._left.T), factors)
+            return found + lines @ self._right
+
+
+def _exactly(base: Tensor) -> torch.autocast:
+    """No autocast: gains, biases and tables are never rounded, and so neither are mixed ones."""
+    return computing_in("float32", base.device.type)
 
 
 def _scaled(inner: Tensor, factors: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 AVERAGE = "average"  # stands for a task in the rows that are of all
-# Validation accuracy may fall by so much while entropy falls before that is called a collapse.
+# Accuracy may fall by so much while entropy falls before that is called a collapse.
 MARGIN = 0.01
 Row = dict[str, Any]
 

@@ -144,7 +144,7 @@ def load_state(
             f"{stored.path}: encoder is {found['encoder']!r}, expected {source!r}: it was copied "
             "or renamed; delete it, and adapt again"
         )
-    if not adapter.portable:
+    if not adapter.entry.portable:
         raise MergeloomError(
             f"{stored.path}: the state of {found['method']} belongs to the layers of {source}, and "
             f"serves no other encoder; adapt on {target['encoder']}"

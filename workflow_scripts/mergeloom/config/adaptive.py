@@ -8,6 +8,8 @@ and use adapters of another encoder.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mergeloom.config.adapters import check_serves, is_portable, reads_features, settings_of
+from mergeloom.config.extractors import choose_extractor
 from mergeloom.config.presets import choose
 from mergeloom.config.study import check_encoder, corruption_and_severity, reads
 from mergeloom.errors import MergeloomError
@@ -27,8 +29,9 @@ def check_adaptive(presets: Presets) -> None:
     ------
     MergeloomError – an unknown encoder, collection of experts, benchmark, merger, adapter or
     corruption; an encoder that cannot read the benchmark; two entries of one place; a study whose
-    name is that of a folder beside it; a transfer from the encoder itself; what is compared on
-    corrupted images but not on clean ones.
+    name is that of a folder beside it; an adapter that does not serve the encoder; a transfer from
+    the encoder itself, or of an adapter whose state serves no other; what is compared on corrupted
+    images but not on clean ones.
     """
     for study, given in presets["adaptive"].items():
         if study in TAKEN:
@@ -54,14 +57,13 @@ def check_adaptive(presets: Presets) -> None:
             of = presets["benchmarks"][entry["benchmark"]]
             try:
                 check_encoder(entry["encoder"], encoder, of, presets["tasks"])
+                for name in entry["adapters"]:
+                    check_serves(name, presets["adapters"][name], encoder)
             except MergeloomError as error:
                 raise MergeloomError(f"{where}: {error}") from None
             _check_corruptions(entry, encoder, where)
-            if entry.get("transfers", {}).get("from") == entry["encoder"]:
-                raise MergeloomError(
-                    f"{where}: `transfers` are from {entry['encoder']} itself, where its adapters "
-                    "are already: name another encoder, or leave them out"
-                )
+            if "transfers" in entry:
+                _check_transfers(entry, presets, where)
 
 
 def _names(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -93,6 +95,45 @@ def _check_corruptions(entry: Entry, encoder: Mapping[str, Any], where: str) -> 
                 raise MergeloomError(
                     f"{where}: corruptions.{kind} has {name}, which `{kind}` lacks: corrupted "
                     "images are compared with clean ones, so add it there, too"
+                )
+
+
+def _check_transfers(entry: Entry, presets: Presets, where: str) -> None:
+    source, encoder = entry["transfers"]["from"], entry["encoder"]
+    if source == encoder:
+        raise MergeloomError(
+            f"{where}: `transfers` are from {encoder} itself, where its adapters are already: name "
+            "another encoder, or leave them out"
+        )
+    try:
+        of = presets["benchmarks"][entry["benchmark"]]
+        check_encoder(source, presets["encoders"][source], of, presets["tasks"])
+    except MergeloomError as error:
+        raise MergeloomError(f"{where}: transfers.from: {error}") from None
+    for name in entry["transfers"]["adapters"]:
+        adapter = presets["adapters"][name]
+        refused = f"{where}: transfers.adapters has {name}, "
+        if not is_portable(adapter):
+            raise MergeloomError(
+                f"{refused}but the state of {adapter['method']} belongs to the layers of {source}: "
+                f"leave it out, or list it in `adapters`, to be adapted on {encoder}"
+            )
+        settings = settings_of(adapter)
+        if settings.get("per") == "layer" and settings["transfer"] == "exact":
+            raise MergeloomError(
+                f"{refused}which has coefficients of each layer of {source}: take one with the "
+                "parameter `transfer: by_relative_depth`, or with `per: task`"
+            )
+        if reads_features(adapter):
+            try:
+                here, there = (choose_extractor(adapter, e, presets) for e in (encoder, source))
+            except MergeloomError as error:
+                raise MergeloomError(f"{where}: transfers.adapters: {name}: {error}") from None
+            if here != there:
+                raise MergeloomError(
+                    f"{refused}which reads features of {there} on {source} and of {here} on "
+                    f"{encoder}: give the adapter an `extractor` of its own, or both encoders the "
+                    "same"
                 )
 
 

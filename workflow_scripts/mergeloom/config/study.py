@@ -72,7 +72,14 @@ def check_study(config: Mapping[str, Any], presets: Presets) -> None:
         elif source_of(task) == "hub":
             check_names(source.get("names", []), task["classnames"], f"task {name!r}")
     for name, encoder in presets["encoders"].items():
-        _look_up("family", encoder["family"], f"encoder {name!r}")
+        known = _look_up("family", encoder["family"], f"encoder {name!r}")
+        if known.options["modality"] != reads(encoder):
+            other, key = sorted(("text", "image"), key=lambda key: key not in encoder)
+            raise MergeloomError(
+                f"encoder {name!r}: the family {encoder['family']!r} is of "
+                f"{known.options['modality']}: give the encoder `{key}` instead of `{other}`, or "
+                "another family"
+            )
         refer("recipes", encoder["recipe"], f"encoder {name!r}")
         pretraining = encoder["weights"].get("pretrain")
         if pretraining:

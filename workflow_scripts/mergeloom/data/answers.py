@@ -5,7 +5,11 @@ step}`), or `any`: then the labels are the answers' own texts, and the answers t
 """
 
 import itertools
+import numbers
+import re
+import string
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from mergeloom.errors import MergeloomError
 
 ANY = "any"
 Label = int | float | str
+OUTER = string.whitespace + string.punctuation
 
 
 def answer_texts(answers: Any) -> list[str]:
@@ -21,18 +26,21 @@ def answer_texts(answers: Any) -> list[str]:
 
     Raises
     ------
-    MergeloomError – numbers that their format does not tell apart, or of which there are none.
+    MergeloomError – numbers that their format does not tell apart, or of which there are none;
+    words that read the same, see `check_apart`.
     """
     if not isinstance(answers, Mapping):
-        return [] if answers == ANY else list(answers)
+        texts = [] if answers == ANY else list(answers)
+        check_apart(texts, [bare(text) for text in texts], "answers")
+        return texts
     form, start, stop, step = (answers[key] for key in ("number", "start", "stop", "step"))
     count = int((stop - start) / step + 1 + 1e-9)
     try:
-        texts = [form.format(round(start + i * step, 10)) for i in range(count)]
-        [float(text) for text in texts]
+        texts = [_written(form, round(start + i * step, 10)) for i in range(count)]
     except (ValueError, IndexError, KeyError) as error:
         raise MergeloomError(
-            f"answers: {form!r} writes no number ({error}); a format is such as '{{:.1f}}'"
+            f"answers: {form!r} writes no number ({error}); a format is such as '{{:.1f}}', or "
+            "'{:.0f}' of whole numbers"
         ) from None
     if not texts:
         raise MergeloomError(f"answers: no number between {start} and {stop}")
@@ -52,6 +60,34 @@ def answer_values(answers: Any) -> np.ndarray | None:
     return np.array([float(text) for text in answer_texts(answers)])
 
 
+def bare(text: str, number: bool = False) -> str:
+    """A text as it is compared with an answer: without white space and punctuation around it.
+
+    Parameters
+    ----------
+    number : whether the answers are numbers, which keep their sign and the point they begin with.
+    """
+    found = text.strip(OUTER)
+    if number and found[:1].isdigit():
+        before = re.search(r"[+-]?\.?$", text[: text.index(found)])
+        return (before.group() if before else "") + found
+    return found
+
+
+def check_apart(answers: Sequence[str], read: Sequence[str], where: str) -> None:
+    """Raise MergeloomError if two answers are the same as they are `read`, or one is nothing."""
+    first: dict[str, str] = {}
+    for answer, text in zip(answers, read, strict=True):
+        if not text or text in first:
+            same = f"reads the same as {first[text]!r}" if text else "reads as nothing"
+            raise MergeloomError(
+                f"{where}: {answer!r} {same}: white space and punctuation around an answer, and "
+                "what the tokenizer has no tokens for, do not count. Word the answers so that they "
+                "differ in more"
+            )
+        first[text] = answer
+
+
 def places_of(
     answers: Any, texts: Sequence[str], labels: Sequence[Label], where: str
 ) -> np.ndarray:
@@ -61,7 +97,8 @@ def places_of(
     ----------
     texts : the answers in their order.
     labels : of rows: places among the answers or their texts, the latter first; of numbers, the
-        numbers, which are rounded as their format does. Numbers may be given as text.
+        numbers, which are rounded as their format does. Numbers may be given as text. True and
+        False are the answers of these names, in whatever case, if there are any, else 1 and 0.
     where : of what, for messages.
 
     Returns
@@ -72,14 +109,20 @@ def places_of(
     ------
     MergeloomError – a label that is none of the answers; the message names its row.
     """
-    place: dict[Label | None, int] = {text: index for index, text in enumerate(texts)}
+    place = {text: index for index, text in enumerate(texts)}
+    named = {text.casefold(): text for text in texts}
     found = np.empty(len(labels), np.int64)
     for row, label in enumerate(labels):
-        key = label
+        key: str | None = None
+        value = _number(label)
         if isinstance(answers, Mapping):
-            key = _written(answers["number"], label)
-        elif label not in place and (index := _whole(label)) in range(len(texts)):
-            key = texts[index]
+            key = None if value is None else _written(answers["number"], value)
+        elif isinstance(label, str) and label in place:
+            key = label
+        elif isinstance(label, bool) and str(label).casefold() in named:
+            key = named[str(label).casefold()]
+        elif value is not None and value in range(len(texts)):
+            key = texts[int(value)]
         if key not in place:
             raise MergeloomError(
                 f"{where}: row {row}: label {label!r} is none of the {len(texts)} answers "
@@ -90,19 +133,25 @@ def places_of(
     return found
 
 
-def _written(form: str, label: Label) -> Label:
-    try:
-        return form.format(float(label))
-    except ValueError:
-        return label
+def _written(form: str, value: float) -> str:
+    """A number as an answer; one that rounds to zero has no sign.
+
+    Raises
+    ------
+    ValueError, IndexError, KeyError – the format writes no number.
+    """
+    text = form.format(float(value))
+    return form.format(0.0) if float(text) == 0 else text
 
 
-def _whole(label: Label) -> int:
-    """A label as a place among the answers; -1 if it is none."""
+def _number(label: object) -> float | None:
+    """A label as a number; None if it is none."""
+    if not isinstance(label, str | numbers.Real | Decimal):
+        return None
     try:
-        return int(label) if float(label) == int(float(label)) else -1
-    except ValueError:
-        return -1
+        return float(label)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _ends(texts: Sequence[str]) -> list[str]:

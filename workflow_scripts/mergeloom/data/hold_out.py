@@ -1,4 +1,4 @@
-"""Which training images validate, where no split is for them."""
+"""Which training examples validate, where no split is for them."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from mergeloom.errors import MergeloomError
 def hold_out(
     count: int, seed: int, excluded: Sequence[int], title: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide training images into those that train and min(10 %, 5000) that validate.
+    """Divide training examples into those that train and min(10 %, 5000) that validate.
 
     This is what public code of task arithmetic (arXiv 2212.04089, 2412.00081) does with
     `torch.utils.data.random_split([N - n, n], generator=manual_seed(seed))`: the last n of a
-    permutation validate. Where `excluded` has some of them, images before them take their places.
+    permutation validate. Where `excluded` has some of them, those before them take their places.
 
     Parameters
     ----------
     count : N.
     seed : of a generator of its own; the public code has 0.
-    excluded : indices of images that must not validate.
+    excluded : indices of examples that must not validate.
     title : the task, for messages.
 
     Returns
@@ -29,7 +29,7 @@ def hold_out(
 
     Raises
     ------
-    MergeloomError – a tenth of the images is none, or more than may validate.
+    MergeloomError – a tenth of the examples is none, or more than may validate.
     """
     import torch  # here, since most that have to do with splits do without it
 

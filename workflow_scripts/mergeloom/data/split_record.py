@@ -9,7 +9,7 @@ from mergeloom.io.jsonfile import read_json
 
 
 def indices_of(path: Path, split: str) -> np.ndarray | None:
-    """Which images a split has, by a task's record of splits, or of a balanced training set.
+    """Which examples a split has, by a task's record of splits, or of a balanced training set.
 
     Returns
     -------

@@ -16,6 +16,7 @@ def read_tables(
     Parameters
     ----------
     tables : each behind what it is called in messages.
+    task : `fields` that its prompt names; of its preset `source`, `answers`, perhaps `allow_empty`.
     title : what the data are called in messages.
 
     Raises
@@ -27,7 +28,7 @@ def read_tables(
     label = source.get("columns", {}).get("label", LABEL)
     columns: Columns = {}
     for name, path in tables:
-        for field, cells in read_table(path, name, task, label).items():
+        for field, cells in read_table(path, name, task["fields"], task, label).items():
             columns.setdefault(field, []).extend(cells)
     rows, wanted = len(columns[LABEL]), source.get("counts", {}).get(split)
     if wanted not in (None, rows):

@@ -1,4 +1,8 @@
-"""Tables of texts and labels: Parquet, CSV or TSV with a header, or a JSON object per line."""
+"""Tables of texts and labels: Parquet, CSV or TSV with a header, or a JSON object per line.
+
+A cell of CSV that has a comma, a quote or a line break stands in double quotes. TSV has no quotes,
+as GLUE's files have none: a cell ends at the next tab, a row at the end of its line.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +14,6 @@ import pyarrow.json
 import pyarrow.parquet
 
 from mergeloom.data.answers import ANY, answer_texts, places_of
-from mergeloom.data.prompts import fields_of
 from mergeloom.errors import MergeloomError
 from mergeloom.io.parquet import write_parquet
 
@@ -19,27 +22,29 @@ LABEL = "label"
 Columns = dict[str, list[Any]]
 
 
-def read_table(path: Path, name: str, task: Mapping[str, Any], label: str = LABEL) -> Columns:
-    """What a task's prompt needs of a table, and the labels.
+def read_table(
+    path: Path, name: str, fields: Sequence[str], task: Mapping[str, Any], label: str = LABEL
+) -> Columns:
+    """Columns of texts of a table, and the labels.
 
     Parameters
     ----------
     name : what the file is called in messages; its suffix says what it is.
-    task : the preset: `prompt`, `answers`, perhaps `allow_empty`.
-    label : column of the labels.
+    fields : the columns that a task's prompt names.
+    task : of its preset `answers`, perhaps `allow_empty`.
+    label : column of the labels, which CSV and TSV give as text (see `places_of`).
 
     Returns
     -------
-    The columns that the prompt names, each str [n], and "label" [n]: places among the answers, int;
-    of answers that are numbers, the numbers, float; of any answers, the answers, str.
+    The columns of texts, each str [n], and "label" [n]: places among the answers, int; of answers
+    that are numbers, the numbers, float; of any answers, the answers, str.
 
     Raises
     ------
     MergeloomError – a file that cannot be read, a column that is missing or is no text, a row
     without text or label, a label that is none of the answers, a table without rows.
     """
-    fields = fields_of(task["prompt"])
-    table = _read(path, name, fields)
+    table = _read(path, name, [*fields, label])
     missing = [column for column in (*fields, label) if column not in table.column_names]
     if missing:
         raise MergeloomError(
@@ -51,8 +56,9 @@ def read_table(path: Path, name: str, task: Mapping[str, Any], label: str = LABE
         raise MergeloomError(f"{name}: has no rows")
     columns = {field: _texts(table, field, name, task) for field in fields}
     labels = table.column(label).to_pylist()
-    if None in labels:
-        raise MergeloomError(f"{name}: row {labels.index(None)}: column {label!r} is empty")
+    for row, given in enumerate(labels):
+        if given is None or given == "":
+            raise MergeloomError(f"{name}: row {row}: column {label!r} is empty")
     return columns | {LABEL: _labels(labels, task["answers"], name)}
 
 
@@ -66,6 +72,9 @@ def write_table(
 
 def _labels(labels: Sequence[Any], answers: Any, name: str) -> list[Any]:
     if answers == ANY:
+        for row, label in enumerate(labels):
+            if not isinstance(label, str | int | float):
+                raise MergeloomError(f"{name}: row {row}: label {label!r} is no text")
         return list(map(str, labels))
     places = places_of(answers, answer_texts(answers), labels, name)
     # As numbers they keep the digits that their format would drop.
@@ -86,7 +95,7 @@ def _texts(table: pa.Table, field: str, name: str, task: Mapping[str, Any]) -> l
     return texts
 
 
-def _read(path: Path, name: str, fields: Sequence[str]) -> pa.Table:
+def _read(path: Path, name: str, columns: Sequence[str]) -> pa.Table:
     suffix = Path(name).suffix
     try:
         if suffix == ".parquet":
@@ -94,12 +103,12 @@ def _read(path: Path, name: str, fields: Sequence[str]) -> pa.Table:
         if suffix in (".csv", ".tsv"):
             return pyarrow.csv.read_csv(
                 path,
-                parse_options=pyarrow.csv.ParseOptions(
-                    delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
-                ),
-                # A text such as 42 or `null` is a text.
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
+                if suffix == ".csv"
+                else pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False),
+                # A text such as 42 or `null` is a text, and a label "01" or "true" no other one.
                 convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(fields, pa.string()), strings_can_be_null=False
+                    column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
                 ),
             )
         if suffix == ".jsonl":

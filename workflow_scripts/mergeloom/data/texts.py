@@ -1,20 +1,27 @@
-"""Splits of a text task: compared, as prompts, and as tokens in a file for each encoder."""
+"""Splits of a text task as prompts, and as tokens in a file for each encoder."""
 
-import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mergeloom.data.answers import ANY, answer_texts, answer_values, places_of
-from mergeloom.data.layout import SPLITS
-from mergeloom.data.overlaps import compare_splits
-from mergeloom.data.prompts import prompted
+from mergeloom.data.answers import (
+    ANY,
+    answer_texts,
+    answer_values,
+    bare,
+    check_apart,
+    places_of,
+)
+from mergeloom.data.prompts import fields_of, prompted
 from mergeloom.data.split_record import indices_of
 from mergeloom.data.text_tables import LABEL, read_table
 from mergeloom.data.tokenizer import encode, read_tokenizer
+from mergeloom.errors import MergeloomError
 
+log = logging.getLogger(__name__)
 ANSWER_LENGTH = 64  # tokens of an answer at most
 
 
@@ -28,7 +35,9 @@ def answers_of(task: Mapping[str, Any], tables: Sequence[Path]) -> list[str]:
     """
     if task["answers"] != ANY:
         return answer_texts(task["answers"])
-    return sorted({text for table in tables for text in read_table(table, str(table), task)[LABEL]})
+    return sorted(
+        {text for table in tables for text in read_table(table, str(table), (), task)[LABEL]}
+    )
 
 
 def read_prompts(
@@ -50,38 +59,13 @@ def read_prompts(
     ------
     MergeloomError – whatever `read_table` and `indices_of` refuse.
     """
-    columns = read_table(table, str(table), task)
+    columns = read_table(table, str(table), fields_of(task["prompt"]), task)
     texts = list(prompted(task["prompt"], columns))
     labels = places_of(task["answers"], answers, columns[LABEL], str(table))
     indices = indices_of(record, split) if record else None
     if indices is None:
         return texts, labels
     return [texts[i] for i in indices], labels[indices]
-
-
-def split_texts(
-    tables: Mapping[str, Path], task: Mapping[str, Any], seed: int, allow_overlap: bool, title: str
-) -> dict[str, Any]:
-    """Compare the splits of a text task, and choose those that validate where no split is for them.
-
-    Examples are equal if all texts that the prompt names are, whatever their labels.
-
-    Parameters
-    ----------
-    tables : of `train`, `test`, and perhaps `val`.
-
-    Returns
-    -------
-    See `compare_splits`.
-    """
-    contents, places = {}, {}
-    for split in (s for s in SPLITS if s in tables):
-        columns = read_table(tables[split], str(tables[split]), task)
-        rows = zip(*(texts for field, texts in columns.items() if field != LABEL), strict=True)
-        contents[split] = [hashlib.sha256(repr(row).encode()).digest() for row in rows]
-        places[split] = [f"{tables[split].name}: row {row}" for row in range(len(contents[split]))]
-    kind = ("texts", "word for word")
-    return compare_splits(contents, places, kind, seed, allow_overlap, title)
 
 
 def tokenize_split(
@@ -92,13 +76,23 @@ def tokenize_split(
     out: Path,
     metadata: Mapping[str, str],
 ) -> None:
-    """Write `tokens` int32 [n, longest], at most `length`, and `labels` int64 [n]."""
+    """Write `tokens` int32 [n, longest], at most `length`, and `labels` int64 [n].
+
+    The header says under `cut` how many texts lose their end, where a prompt may ask its question.
+    """
     import torch
 
     from mergeloom.io.tensors import write_tensors
 
-    tokens = encode(read_tokenizer(tokenizer), texts, length)
-    write_tensors(out, {"tokens": tokens, "labels": torch.from_numpy(labels)}, metadata)
+    tokens, cut = encode(read_tokenizer(tokenizer), texts, length)
+    if cut:
+        log.warning(
+            "%s: %d of %d texts are cut to %d tokens: give the encoder a larger text.length, or "
+            "the task a prompt that asks before the text",
+            out, cut, len(texts), length,
+        )  # fmt: skip
+    tensors = {"tokens": tokens, "labels": torch.from_numpy(labels)}
+    write_tensors(out, tensors, {**metadata, "cut": str(cut)})
 
 
 def write_answers(
@@ -112,13 +106,28 @@ def write_answers(
 
     `answers` int32 [classes, length], each with </s>, then padded; of numbers, `values` float64
     [classes]; `tokenizer` uint8, the tokenizer's file; in the header, `metric` of the preset.
+
+    Raises
+    ------
+    MergeloomError – an answer that is too long; answers that are the same as they are read back.
     """
     import torch
 
     from mergeloom.io.tensors import write_tensors
 
+    read = read_tokenizer(tokenizer)
+    tokens, cut = encode(read, answers, ANSWER_LENGTH)
+    if cut:
+        raise MergeloomError(
+            f"{out}: {cut} of {len(answers)} answers have more than {ANSWER_LENGTH} tokens, such "
+            f"as {max(answers, key=len)[:60]!r}: shorten them"
+        )
+    if task["answers"] != ANY:  # those of any task train a model, and score none
+        number = isinstance(task["answers"], Mapping)
+        said = read.decode_batch(tokens.tolist(), skip_special_tokens=True)
+        check_apart(answers, [bare(text, number) for text in said], str(out))
     tensors = {
-        "answers": encode(read_tokenizer(tokenizer), answers, ANSWER_LENGTH),
+        "answers": tokens,
         "tokenizer": torch.frombuffer(bytearray(tokenizer.read_bytes()), dtype=torch.uint8),
     }
     values = answer_values(task["answers"])

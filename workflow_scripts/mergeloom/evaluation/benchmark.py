@@ -20,7 +20,6 @@ from mergeloom.evaluation.results import (
     result,
 )
 from mergeloom.io.tensors import TensorFile
-from mergeloom.models.answers import Answers
 from mergeloom.models.family import get_family
 
 log = logging.getLogger(__name__)
@@ -83,11 +82,8 @@ class Benchmark:
     @property
     def scored_by(self) -> dict[str, str]:
         """Tasks whose accuracy is another score, and which one it is."""
-        return {
-            task: head.metric
-            for task, head in self.heads.items()
-            if isinstance(head, Answers) and head.metric == "spearman"
-        }
+        metrics = {task: getattr(head, "metric", None) for task, head in self.heads.items()}
+        return {task: metric for task, metric in metrics.items() if metric == "spearman"}
 
     def classes(self, task: str) -> int:
         """Number of classes of a task."""
@@ -225,7 +221,7 @@ def evaluate_merged(
     reference = {"test": finetuned["tasks"]}
     if "val" in benchmark.splits:
         reference["val"] = finetuned["validation"]["tasks"]
-    check_precision(benchmark, finetuned.get("precision", {"dtype": "float32"})["dtype"])
+    check_precision(benchmark, precision_of(finetuned))
     model = MergedModel(benchmark.encoder, base, merged, benchmark.device)
     name = names.get("merger", merger["method"])
     if model.per_task and "benchmark" in (evaluated_on or {}):
@@ -284,6 +280,12 @@ def _warn_of_strangers(scores: Scores) -> None:
                 best,
                 score["accuracy"],
             )
+
+
+def precision_of(finetuned: Mapping[str, Any]) -> str:
+    """The precision that a result of fine-tuned models was evaluated in."""
+    found: str = finetuned.get("precision", {"dtype": "float32"})["dtype"]
+    return found
 
 
 def check_precision(benchmark: Benchmark, of_finetuned: str) -> None:

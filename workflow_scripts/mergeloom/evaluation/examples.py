@@ -10,8 +10,8 @@ from torch import Tensor
 from mergeloom.data.decoded import Images, normalise, open_images
 from mergeloom.evaluation.batches import Preprocessing, batches
 from mergeloom.io.tensors import TensorFile
-from mergeloom.models.answers import PAD
 from mergeloom.models.family import get_family
+from mergeloom.models.tokens import trimmed
 
 # What a family's towers take: of images float32 [b, 3, s, s], of texts int64 [b, length].
 Inputs = Any
@@ -77,9 +77,7 @@ class TextExamples:
 
     def take(self, indices: Tensor) -> Tensor:
         """int64 [b, length]."""
-        tokens = self.tokens[indices]
-        longest = int((tokens != PAD).sum(dim=1).max())
-        return tokens[:, :longest].to(self._device, torch.int64)
+        return trimmed(self.tokens[indices]).to(self._device, torch.int64)
 
 
 def open_examples(path: str | Path, encoder: Mapping[str, Any], device: str) -> Examples:

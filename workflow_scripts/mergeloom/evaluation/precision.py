@@ -54,10 +54,14 @@ def computing_in(precision: str, device: str) -> torch.autocast:
     return torch.autocast(kind, dtype=_DTYPES[precision] if enabled else None, enabled=enabled)
 
 
+class NotFinite(MergeloomError):
+    """What a model puts out is NaN or infinite."""
+
+
 def check_loss(loss: Tensor, what: str, precision: str) -> None:
-    """Raise MergeloomError if a sum of losses is not finite: it was taken of `what`, in plural."""
+    """Raise NotFinite if a sum of losses is not finite: it was taken of `what`, in plural."""
     if not torch.isfinite(loss):
         narrow = (
             "" if precision == "float32" else f", or evaluation.precision {precision} too narrow"
         )
-        raise MergeloomError(f"{what} are not finite: a weight is NaN or too large{narrow}")
+        raise NotFinite(f"{what} are not finite: a weight is NaN or too large{narrow}")

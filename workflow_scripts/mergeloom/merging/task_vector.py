@@ -135,9 +135,10 @@ def read_factors(files: Sequence[TensorFile], key: str, count: int) -> Factors:
     for index, file in enumerate(files):
         kept, rank = file.shape(f"{key}.Vt")[0], file.shape(f"{key}.S")[0]
         if kept < count:
+            enough = math.ceil(1e4 * count / rank) / 1e4
             raise MergeloomError(
                 f"{file.path}: keeps {kept} of the {rank} singular vectors of {key}, but {count} "
-                f"are needed. Raise the kept fraction to at least {count / rank:.3g}."
+                f"are needed. Raise the kept fraction, svd.fraction, to at least {enough:g}."
             )
         factors.U[index] = file.read(f"{key}.U")[:, :count]
         factors.S[index] = file.read(f"{key}.S")[:count]

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-PAD, END = 0, 1  # token ids of T5's tokenizers; decoding starts with the former, too
+from mergeloom.models.tokens import PAD
 
 
 @dataclass(frozen=True)

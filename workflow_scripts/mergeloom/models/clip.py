@@ -25,11 +25,9 @@ BEHIND = ("ln_post", "attn_pool", "proj", "head")  # the blocks
 ORDER = ("conv1", "positional_embedding", "in_proj_weight", "out_proj", "c_fc", "c_proj", "proj")
 
 
-@family("clip")
+@family("clip", modality="images")
 class Clip:
     """CLIP (arXiv 2103.00020) as open_clip builds it."""
-
-    modality = "images"
 
     def kind(self, key: str, shape: Shape) -> Kind:
         """Two-dimensional tensors of the image tower are matrices; the patch convolution is not

@@ -13,7 +13,7 @@ from mergeloom.models.supply import Keys, Supplier, supplied
 class ClipSupply:
     """Class and positional embeddings, the projection; the perceptrons of the blocks."""
 
-    def supply(self, tower: Any, keys: Keys, supplier: Supplier) -> None:
+    def supply(self, tower: Any, keys: Keys, supplier: Supplier) -> set[str]:
         """The embeddings are summands of what the norm before the blocks is fed: one of its first
         position, the other of all. What is projected is pooled before or behind the last norm.
         """
@@ -44,6 +44,7 @@ class ClipSupply:
         tower.ln_pre.register_forward_pre_hook(embedded)
         tower.ln_post.register_forward_hook(normed)
         tower.register_forward_hook(projected)
+        return {first_key, positions_key, projection_key}
 
     def perceptrons(self, tower: Any) -> list[nn.Module]:
         """`mlp` of every residual attention block."""

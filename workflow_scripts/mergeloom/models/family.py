@@ -33,7 +33,7 @@ class Family(Naming, Protocol):
         ...
 
     def build_tower(self, architecture: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
-        """The fine-tuned part with these weights (keys as in files): images in, features out."""
+        """The fine-tuned part with these weights (keys as in files)."""
         ...
 
     def tower_weights(self, tower: Any) -> dict[str, Any]:
@@ -60,6 +60,14 @@ class Family(Naming, Protocol):
         """What the model makes of n examples before any head: [n, d]."""
         ...
 
+    # Of a family of text:
+
+    def answer(self, tower: Any, head: Any, inputs: Any) -> tuple[Any, Any]:
+        """`logits`, and the token ids that are generated, int64 [n, length]."""
+        ...
+
+    # Of a family of images, whose heads are made of words:
+
     def tokenize(self, architecture: Mapping[str, Any], texts: Sequence[str]) -> Any:
         """Texts to the token ids that the model reads: int64 [n, context]."""
         ...
@@ -76,10 +84,16 @@ _FAMILIES: dict[str, Family] = {}
 _Class = TypeVar("_Class", bound=type)
 
 
-def family(name: str) -> Callable[[_Class], _Class]:
-    """Register a class as the family `name`; it is instantiated once, without arguments."""
+def family(name: str, *, modality: str) -> Callable[[_Class], _Class]:
+    """Register a class as the family `name`; it is instantiated once, without arguments.
+
+    Parameters
+    ----------
+    modality : what its examples are, `images` or `text`; becomes an attribute.
+    """
 
     def register(cls: _Class) -> _Class:
+        cls.modality = modality  # type: ignore[attr-defined]
         _FAMILIES[name] = cls()
         return cls
 

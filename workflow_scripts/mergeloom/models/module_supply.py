@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mergeloom.errors import MergeloomError
 from mergeloom.models.attention import attend, check_call, check_fused
 from mergeloom.models.convolution import patches_of
 from mergeloom.models.supply import Keys, Supplier
@@ -13,19 +14,27 @@ from mergeloom.models.supply import Keys, Supplier
 KNOWN = "merging by input is known"
 
 
-def supply_modules(tower: nn.Module, keys: Keys, supplier: Supplier) -> None:
+def supply_modules(tower: nn.Module, keys: Keys, supplier: Supplier) -> set[str]:
     """Put in place of the forward pass of every module of a known type one that asks a supplier.
+
+    Returns
+    -------
+    Keys of the parameters that are asked for.
 
     Raises
     ------
     MergeloomError
         For a module that is set up in a way that is not known here; names it.
     """
+    asked: set[str] = set()
     for name, module in tower.named_modules():
         make = next((make for kind, make in _MAKE.items() if isinstance(module, kind)), None)
         if make:
             found = {n: keys[p.data_ptr()] for n, p in module.named_parameters()}
             replace_forward(module, make(name, module, found, supplier))
+            # Those of modules within it, as of an attention's `out_proj`, are asked for by these.
+            asked |= {keys[p.data_ptr()] for p in module.parameters(recurse=False)}
+    return asked
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
@@ -70,6 +79,10 @@ def _convolution(name: str, module: nn.Conv2d, keys: dict[str, str], supplier: S
 def _embedding(
     name: str, module: nn.Embedding, keys: dict[str, str], supplier: Supplier
 ) -> Forward:
+    if module.max_norm is not None or module.scale_grad_by_freq:
+        raise MergeloomError(
+            f"{name}: is an embedding with max_norm or scale_grad_by_freq; {KNOWN} of one without"
+        )
     return lambda indices: supplier.looked_up(keys["weight"], indices)
 
 

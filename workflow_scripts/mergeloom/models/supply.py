@@ -5,7 +5,7 @@ family has beside them is a class registered by the family's name in a module of
 from the family: most that build a model never supply it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mergeloom.errors import MergeloomError
@@ -60,8 +60,13 @@ class Perceptron(NamedTuple):
 class Supplied(Protocol):
     """What a family's towers need beside their modules of known types."""
 
-    def supply(self, tower: "nn.Module", keys: Keys, supplier: Supplier) -> None:
-        """Have the parameters that belong to no module of a known type asked for, too."""
+    def supply(self, tower: "nn.Module", keys: Keys, supplier: Supplier) -> set[str]:
+        """Have the parameters that belong to no module of a known type asked for, too.
+
+        Returns
+        -------
+        Their keys.
+        """
         ...
 
     def perceptrons(self, tower: "nn.Module") -> "list[nn.Module]":
@@ -96,24 +101,34 @@ def _keys(family: Family, tower: Any) -> dict[int, str]:
     return {value.data_ptr(): key for key, value in family.tower_weights(tower).items()}
 
 
-def supply(name: str, family: Family, tower: "nn.Module", supplier: Supplier) -> None:
+def supply(
+    name: str, family: Family, tower: "nn.Module", supplier: Supplier, wanted: Iterable[str]
+) -> None:
     """From now on the tower asks a supplier for its parameters.
 
     Parameters
     ----------
     name : of the family.
+    wanted : keys of the parameters that must be asked for; the tower may keep others as they are.
 
     Raises
     ------
     MergeloomError
-        A family whose towers cannot be supplied, or a module that is set up in a way that is not
-        known here; names it.
+        A family whose towers cannot be supplied; a module that is set up in a way that is not known
+        here, or parameters that belong to one of an unknown type: names it, or the first of them.
     """
     from mergeloom.models.module_supply import supply_modules
 
     keys = _keys(family, tower)
-    supply_modules(tower, keys, supplier)
-    _of(name).supply(tower, keys, supplier)
+    of_modules = supply_modules(tower, keys, supplier)
+    asked = of_modules | _of(name).supply(tower, keys, supplier)
+    if left := sorted(set(wanted) - asked):
+        others = f" and {len(left) - 1} more parameters belong" if len(left) > 1 else " belongs"
+        raise MergeloomError(
+            f"{left[0]}{others} to modules of a type that merging by input does not know; it is "
+            "known of open_clip's plain vision transformer and of transformers' T5. Take such an "
+            "encoder, or merge these experts statically"
+        )
 
 
 def perceptrons(name: str, family: Family, tower: "nn.Module") -> list[Perceptron]:

@@ -15,34 +15,23 @@ from torch.nn.functional import cross_entropy
 
 from mergeloom.errors import MergeloomError
 from mergeloom.io.tensors import TensorFile
-from mergeloom.models.answers import END, PAD, Answers
+from mergeloom.models.answers import Answers
 from mergeloom.models.family import family
 from mergeloom.models.naming import T5 as Names
+from mergeloom.models.t5_sizes import sizes
+from mergeloom.models.tokens import END, PAD
 from mergeloom.models.torchvision_cure import cure_torchvision
 
-# Sizes of published models by their repository of the hub; the rest is T5Config's default.
-_FLAN = {"vocab_size": 32128, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-PUBLISHED: dict[str, dict[str, Any]] = {
-    f"google/flan-t5-{name}": _FLAN
-    | {"d_model": width, "d_ff": hidden, "num_layers": layers, "num_heads": heads}
-    for name, width, hidden, layers, heads in (
-        ("small", 512, 1024, 8, 6),
-        ("base", 768, 2048, 12, 12),
-        ("large", 1024, 2816, 24, 16),
-    )
-}
 FURTHER = 4  # tokens by which what is generated may be longer than the longest answer
 AT_ONCE = 2**26  # logits over the vocabulary that are held at once
 
 
-@family("t5")
+@family("t5", modality="text")
 class T5(Names):
     """T5 (arXiv 1910.10683) and Flan-T5 (arXiv 2210.11416).
 
     Inputs are token ids int64 [n, length], padded at the end.
     """
-
-    modality = "text"
 
     def build(self, architecture: Mapping[str, Any]) -> nn.Module:
         """The whole model, initialised at random from torch's global generator."""
@@ -127,7 +116,7 @@ class T5(Names):
     def entropy_logits(self, tower: Any, head: Answers, inputs: Tensor) -> Tensor:
         """Those of an answer's first token, over the vocabulary: [n, vocabulary]."""
         start = inputs.new_full((len(inputs), 1), PAD)
-        return _decode(tower, start, self.encode(tower, inputs), inputs).logits[:, 0]
+        return _decode(tower, start, self.encode(tower, inputs), inputs)[0][:, 0]
 
     def loss(
         self, tower: Any, head: Answers, inputs: Tensor, labels: Tensor
@@ -145,7 +134,7 @@ class T5(Names):
         """
         right = head.tokens[labels]
         before = torch.cat([right.new_full((len(right), 1), PAD), right[:, :-1]], dim=1)
-        logits = _decode(tower, before, self.encode(tower, inputs), inputs).logits
+        logits, _ = _decode(tower, before, self.encode(tower, inputs), inputs)
         real = right != PAD
         each = cross_entropy(logits.flatten(0, 1), right.flatten(), reduction="none")
         mean = (each.view_as(right) * real).sum(dim=1) / real.sum(dim=1)
@@ -182,9 +171,9 @@ class T5(Names):
         lowest = torch.finfo(hidden.dtype).min
         unseen = torch.zeros_like(tree.above, dtype=hidden.dtype).masked_fill(~tree.above, lowest)
         padding = torch.zeros_like(inputs, dtype=hidden.dtype).masked_fill(inputs == PAD, lowest)
-        # The first attention has the table of relative positions, and gives what it adds for them.
-        first = tower.decoder.block[0].layer[0].SelfAttention
-        _, bias, _ = first(hidden[:, : int(tree.depth.max()) + 1])
+        # The first attention has the table of what all add for relative positions.
+        first, steps = tower.decoder.block[0].layer[0].SelfAttention, int(tree.depth.max()) + 1
+        bias = first.compute_bias(steps, steps, device=hidden.device)
         bias = bias[..., tree.depth, :][..., tree.depth]
         across = None
         for block in tower.decoder.block:
@@ -197,13 +186,10 @@ class T5(Names):
                 encoder_decoder_position_bias=across,
             )
         hidden = tower.decoder.final_layer_norm(hidden)
-        if tower.config.scale_decoder_outputs:
-            hidden = hidden * tower.config.d_model**-0.5
         run = max(AT_ONCE // (len(inputs) * tower.config.vocab_size), 1)
         log_p = []
         for part in hidden.split(run, dim=1):
-            logits = tower.lm_head(part)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = _vocabulary(tower, part)
             log_p.append(logits[..., tree.tokens] - logits.logsumexp(dim=-1, keepdim=True))
         return tree.likelihoods(torch.cat(log_p, dim=1))
 
@@ -217,9 +203,10 @@ class T5(Names):
         ended = torch.zeros_like(token, dtype=torch.bool)
         tokens, cache = [], None
         for _ in range(head.tokens.shape[1] + FURTHER):
-            output = _decode(tower, token, states, inputs, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            token = output.logits.argmax(dim=-1).masked_fill(ended, PAD)
+            logits, cache = _decode(
+                tower, token, states, inputs, past_key_values=cache, use_cache=True
+            )
+            token = logits.argmax(dim=-1).masked_fill(ended, PAD)
             tokens.append(token)
             ended |= token == END
             if ended.all():
@@ -227,36 +214,36 @@ class T5(Names):
         return torch.cat(tokens, dim=1)
 
 
-def _decode(tower: Any, before: Tensor, states: Tensor, inputs: Tensor, **options: Any) -> Any:
-    """transformers' output for decoder inputs int64 [n, steps], given the encoder's last states."""
-    return tower(
-        encoder_outputs=(states,),
-        attention_mask=inputs != PAD,
-        decoder_input_ids=before,
+def _decode(
+    tower: Any, before: Tensor, states: Tensor, inputs: Tensor, **options: Any
+) -> tuple[Tensor, Any]:
+    """Logits [n, steps, vocabulary] for decoder inputs int64 [n, steps], given the encoder's last
+    states; and transformers' cache, if `use_cache` is among the options."""
+    output = tower.decoder(
+        input_ids=before,
+        encoder_hidden_states=states,
+        encoder_attention_mask=inputs != PAD,
         **{"use_cache": False, **options},
     )
+    return _vocabulary(tower, output[0]), output.past_key_values
+
+
+def _vocabulary(tower: Any, hidden: Tensor) -> Tensor:
+    """Logits over the vocabulary of the decoder's last states [*, d]: [*, vocabulary].
+
+    In float32 at least, under autocast, too: bfloat16 tells likely tokens apart by no more than 8
+    bits.
+    """
+    hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    if tower.config.scale_decoder_outputs:
+        hidden = hidden * tower.config.d_model**-0.5
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits: Tensor = tower.lm_head(hidden)
+    return logits
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str) -> Any:
     return tuple(tensors[key].shape) if key in tensors else "absent"
-
-
-def sizes(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """T5Config's keys: those that the preset has, or those of a published model by its name.
-
-    Raises
-    ------
-    MergeloomError
-        If there are none, and the name is of no model that is known.
-    """
-    given = {key: value for key, value in architecture.items() if key != "transformers"}
-    name = architecture.get("transformers")
-    if not given and name not in PUBLISHED:
-        raise MergeloomError(
-            f"architecture.transformers: {name!r} is none of {', '.join(PUBLISHED)}; of another "
-            "T5, give T5Config's keys (d_model, d_ff, num_layers, …), too"
-        )
-    return given or PUBLISHED[str(name)]
 
 
 def model_config(architecture: Mapping[str, Any]) -> Any:

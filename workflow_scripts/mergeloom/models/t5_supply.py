@@ -13,19 +13,23 @@ from mergeloom.models.supply import Keys, Supplier, supplied
 class T5Supply:
     """Its own norm, the table of relative positions; the perceptrons of the blocks."""
 
-    def supply(self, tower: Any, keys: Keys, supplier: Supplier) -> None:
+    def supply(self, tower: Any, keys: Keys, supplier: Supplier) -> set[str]:
         """The norm scales without centring. The table of relative positions is looked up once for
         all rows and broadcast over them, so each row's own is put there.
         """
         # Here, because most that import this module have no T5.
-        from transformers.models.t5.modeling_t5 import T5Attention, T5LayerNorm
+        from transformers.models.t5.modeling_t5 import T5LayerNorm
 
+        asked = set()
         for module in tower.modules():
             if isinstance(module, T5LayerNorm):
-                _supply_norm(module, keys[module.weight.data_ptr()], supplier)
-            elif isinstance(module, T5Attention) and module.has_relative_attention_bias:
-                table = module.relative_attention_bias.weight
-                _supply_positions(module, keys[table.data_ptr()], supplier)
+                asked.add(key := keys[module.weight.data_ptr()])
+                _supply_norm(module, key, supplier)
+        for stack in (tower.encoder, tower.decoder):
+            attention = stack.block[0].layer[0].SelfAttention
+            asked.add(key := keys[attention.relative_attention_bias.weight.data_ptr()])
+            _supply_positions(stack, attention, key, supplier)
+        return asked
 
     def perceptrons(self, tower: Any) -> list[nn.Module]:
         """The feed-forward layer of every block, the encoder's first."""
@@ -45,15 +49,15 @@ def _supply_norm(module: Any, key: str, supplier: Supplier) -> None:
     replace_forward(module, forward)
 
 
-def _supply_positions(module: Any, key: str, supplier: Supplier) -> None:
+def _supply_positions(stack: Any, module: Any, key: str, supplier: Supplier) -> None:
     """`compute_bias` finds the distances, looks them up, and permutes what it gets. It is given the
-    first row's, and what it makes of that gives way to the same of all rows."""
+    first row's, and what it makes of that gives way to the same of all rows. How many there are is
+    seen where a stack begins: at the tokens that it looks up."""
     rows = [1]
-    table = module.relative_attention_bias
-    shared_bias = module.compute_bias
+    table, shared_bias = module.relative_attention_bias, module.compute_bias
 
-    def note_rows(_: object, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        rows[0] = len(arguments[0] if arguments else named["hidden_states"])
+    def note_rows(_: object, arguments: tuple[Tensor]) -> None:
+        rows[0] = len(arguments[0])
 
     def look_up(buckets: Tensor) -> Tensor:
         tables = supplier.entries(key, table.weight.expand(rows[0], -1, -1))
@@ -67,6 +71,6 @@ def _supply_positions(module: Any, key: str, supplier: Supplier) -> None:
         shared_bias(*arguments, **named)
         return of_rows.pop().permute(0, 3, 1, 2)
 
-    module.register_forward_pre_hook(note_rows, with_kwargs=True)
+    stack.embed_tokens.register_forward_pre_hook(note_rows)
     replace_forward(table, look_up)
     module.compute_bias = compute_bias

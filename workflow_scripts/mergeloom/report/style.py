@@ -22,6 +22,8 @@ STYLE: Final = Path(__file__).with_name("mergeloom.mplstyle")
 SUFFIXES: Final = (".png", ".svg")
 MUTED: Final = "#6b6b6b"
 """Colour of what explains and does not show data."""
+WARNING: Final = "#B2182B"
+"""Colour of what went wrong, which no series has."""
 
 ZEROSHOT: Final[dict[str, Any]] = {"color": "#8a8a8a", "linestyle": "-", "linewidth": 1.4}
 FINETUNED: Final[dict[str, Any]] = {"color": "#111111", "linestyle": "-", "linewidth": 1.4}
@@ -162,19 +164,23 @@ def percent() -> FuncFormatter:
     return FuncFormatter(lambda fraction, _: f"{100 * fraction:g}%".replace("-", "−"))
 
 
-def title(axes: Axes, title: str, note: str) -> None:
-    """Head a panel, with a note in grey below its title; the note may have several lines."""
-    axes.set_title(title, pad=8 + 11 * (note.count("\n") + bool(note)), fontweight="bold")
-    axes.annotate(
-        note,
-        (0, 1),
-        xycoords="axes fraction",
-        xytext=(0, 5),
-        textcoords="offset points",
-        fontsize=8,
-        color=MUTED,
-        annotation_clip=False,
-    )
+def title(axes: Axes, title: str, note: str, warning: str = "") -> None:
+    """Head a panel: a title, below it a note in grey, which may have several lines, and a warning
+    of one line in red."""
+    raised = 11 * bool(warning)
+    pad = 8 + 11 * (note.count("\n") + bool(note)) + raised
+    axes.set_title(title, pad=pad, fontweight="bold")
+    for words, color, height in ((note, MUTED, raised), (warning, WARNING, 0)):
+        axes.annotate(
+            words,
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 5 + height),
+            textcoords="offset points",
+            fontsize=8,
+            color=color,
+            annotation_clip=False,
+        )
 
 
 def say(fig: Figure, words: str) -> Figure:

@@ -1,1 +1,1 @@
-"""How alike models see the same inputs: measures on their features, for all pairs of models."""
+"""Representational similarity of models, and what it says of them."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mergeloom.linalg.inner import inner
+from mergeloom.linalg.products import times_transpose
 from mergeloom.similarity.features import Features
 from mergeloom.similarity.triangle import products
 
@@ -51,7 +51,9 @@ def linear_kernels(features: Features, columns: list[Tensor]) -> Kernels:
     else:
         found = products(
             features,
-            lambda m, rows, cols, tile: inner(columns[m][rows], columns[m][cols], out=tile),
+            lambda m, rows, cols, tile: times_transpose(
+                columns[m][rows], columns[m][cols], out=tile
+            ),
         )
         pairs, norms = 2 * found.pairs, 2 * found.norms
     return Kernels(pairs, norms, sums, diagonals)

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.examples import TextExamples
 from mergeloom.io.parquet import write_parquet
 from mergeloom.io.tensors import TensorFile, write_tensors
-from mergeloom.models.answers import PAD, Answers
+from mergeloom.models.answers import Answers
 from mergeloom.models.family import get_family
+from mergeloom.models.tokens import stacked, trimmed
 from mergeloom.training.finetune import Supervised
 from mergeloom.training.loop import COLUMNS, fit
 from mergeloom.training.recipe import Recipe
@@ -62,9 +62,7 @@ def pretrain_text(
         module: nn.Module, indices: Tensor, part: slice, step: int
     ) -> tuple[Tensor, Tensor]:
         chosen = indices[part]
-        batch = tokens[chosen]
-        longest = int((batch != PAD).sum(dim=1).max())
-        inputs = batch[:, :longest].to(device, torch.int64)
+        inputs = trimmed(tokens[chosen]).to(device, torch.int64)
         loss, hits = module(inputs, labels[chosen].to(device))
         return loss, hits
 
@@ -101,10 +99,4 @@ def _together(tasks: Sequence[tuple[Path, Path]], family: Any) -> tuple[Tensor, 
         tokens.append(examples.tokens)
         labels.append(examples.labels + sum(len(some) for some in answers))
         answers.append(found)
-    return _stacked(tokens), torch.cat(labels), _stacked(answers)
-
-
-def _stacked(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of several lengths, padded to the longest."""
-    longest = max(part.shape[1] for part in rows)
-    return torch.cat([pad(part, (0, longest - part.shape[1]), value=PAD) for part in rows])
+    return stacked(tokens), torch.cat(labels), stacked(answers)

@@ -12,8 +12,6 @@ from mergeloom.adaptive.mixture import Mixture
 class Coefficients(Adapter):
     """One coefficient per task, or per task and parameter."""
 
-    portable = True
-
     def __init__(self, mixture: Mixture, per: str, init: float, clamp: bool) -> None:
         super().__init__(mixture)
         self.values = nn.Parameter(torch.full(layers_of(mixture, per), init))
@@ -36,6 +34,8 @@ class Coefficients(Adapter):
 @adapter(
     "adamerging",
     arxiv="2310.02575",
+    portable=True,
+    low_rank=True,
     limits={"per": ("task", "layer"), "transfer": ("exact", "by_relative_depth")},
 )
 def adamerging(

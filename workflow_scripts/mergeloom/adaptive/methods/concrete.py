@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from mergeloom.adaptive.adapter import Adapter, adapter, layers_of, size_of_base
 from mergeloom.adaptive.mixture import Mixture
+from mergeloom.evaluation.precision import computing_in
 from mergeloom.training.loop import generator
 
 EVALUATED = 2**40  # the number of the draw that the mask is fixed by; no step has it
@@ -23,8 +24,9 @@ class Masked:
 
     def _weights(self) -> Tensor:
         coefficients = self._owner.values_of(self._index)
-        step = torch.tensordot(coefficients, self._stack, dims=1)
-        return self._base + self._owner.mask(self._index) * step
+        with computing_in("float32", self._base.device.type):
+            step = torch.tensordot(coefficients, self._stack, dims=1)
+            return self._base + self._owner.mask(self._index) * step
 
     def linear(self, key: str, inputs: Tensor, transposed: bool = False) -> Tensor:
         """See `mergeloom.models.supply`."""
@@ -48,8 +50,6 @@ class Concrete(Adapter):
         coefficients that take one step of their own, and later ones the coefficients under it.
     """
 
-    mixes = False
-
     def __init__(
         self,
         mixture: Mixture,
@@ -72,6 +72,7 @@ class Concrete(Adapter):
         self.register_buffer("zeros", torch.zeros(1, mixture.size), persistent=False)
         self._seed = int(torch.randint(2**62, (), generator=random))
         self._draw = EVALUATED
+        self._noise: dict[int, Tensor] | None = None  # of a draw that is used twice
         self._stepped: Tensor | None = None  # coefficients that stand in for `values`
         self._frozen: dict[int, Tensor] = {}  # masks that are no part of the graph
         for index, key in enumerate(mixture.keys):
@@ -90,12 +91,21 @@ class Concrete(Adapter):
         """m = σ((logit u + x) / T), divided by its mean, of a parameter [*shape]."""
         if index in self._frozen:
             return self._frozen[index]
+        mask = ((self._drawn(index) + self.logits[index]) / self.temperature).sigmoid()
+        mask = mask / mask.mean()
+        return mask
+
+    def _drawn(self, index: int) -> Tensor:
+        """logit u of the current draw."""
+        if self._noise is not None and index in self._noise:
+            return self._noise[index]
         logits = self.logits[index]
         random = generator(self._seed, self._draw, index)
         noise = torch.rand(logits.shape, generator=random).clamp_(1e-6, 1 - 1e-6).logit_()
-        mask = ((noise.to(logits.device) + logits) / self.temperature).sigmoid()
-        mask = mask / mask.mean()
-        return mask
+        noise = noise.to(logits.device)
+        if self._noise is not None:
+            self._noise[index] = noise
+        return noise
 
     def _freeze(self) -> None:
         """Fix the mask that is evaluated, and under which coefficients are trained."""
@@ -122,6 +132,7 @@ class Concrete(Adapter):
         self._draw = step
         try:
             if self.learns:
+                self._noise = {}
                 [slope] = torch.autograd.grad(entropy(), [self.values])
                 # The first step of Adam, whose moments are those of this one gradient.
                 step_of = self.inner_lr * slope / (slope.abs() + 1e-8)
@@ -132,7 +143,7 @@ class Concrete(Adapter):
             ):
                 logits.grad = slope
         finally:
-            self._draw, self._stepped = EVALUATED, None
+            self._draw, self._stepped, self._noise = EVALUATED, None, None
         return loss.detach()
 
     def load(self, state: Mapping[str, Tensor]) -> None:

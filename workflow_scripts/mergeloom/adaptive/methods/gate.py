@@ -13,8 +13,6 @@ from mergeloom.adaptive.mixture import Mixture
 class Gate(Adapter):
     """g(φ(x)) = W2 ReLU(W1 φ(x) + b1) + b2, one perceptron for all coefficients."""
 
-    portable = True
-
     def __init__(
         self, mixture: Mixture, size: int, random: Generator, per: str, init: float
     ) -> None:
@@ -49,6 +47,8 @@ class Gate(Adapter):
 @adapter(
     "gate",
     features=True,
+    portable=True,
+    low_rank=True,
     limits={"per": ("task", "layer"), "transfer": ("exact", "by_relative_depth")},
 )
 def gate(

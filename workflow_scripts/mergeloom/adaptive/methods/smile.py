@@ -10,6 +10,7 @@ from torch.nn import functional
 from mergeloom.adaptive.adapter import Adapter, adapter, size_of_base
 from mergeloom.adaptive.mixture import Mixture
 from mergeloom.linalg.spectral import truncated_svd
+from mergeloom.models.naming import places
 
 
 class Experts:
@@ -76,7 +77,6 @@ class Experts:
 class Smile(Adapter):
     """Experts beside every linear map that some task vector changes."""
 
-    mixes = False
     within = True
 
     def __init__(self, mixture: Mixture, gate_rank: int, rank: int, top: int) -> None:
@@ -84,8 +84,9 @@ class Smile(Adapter):
         self.gate_rank, self.rank, self.top = gate_rank, rank, min(top, mixture.size)
         self.register_buffer("zeros", torch.zeros(1, mixture.size), persistent=False)
         self.experts: dict[str, Experts] = {}
+        located = places(mixture.family, {k: tuple(v.shape) for k, v in mixture.base.items()})
         for key in mixture.keys:
-            if mixture.family.kind(key, tuple(mixture.base[key].shape)) != "matrix":
+            if located[key].kind != "matrix" or key in located[key].embeddings:
                 continue
             bias = f"{key.removesuffix('weight')}bias" if key.endswith("weight") else None
             experts = Experts(self, key, bias if bias in mixture.stacks else None)
@@ -164,8 +165,8 @@ def smile(
     Of every linear map, ΔW_k = U_k Σ_k V_kᵀ; a token x gets y = W0 x + b0 + Σ_k w_k (U_k Σ_k V_kᵀ x
     + Δb_k) with the leading `rank` triples, w the softmax of ‖V_kᵀ x‖ of the leading `gate_rank`
     right vectors over experts, cut to the largest `top` and made to sum to one. What is no linear
-    map stays the base's, and so does a map that no task vector changes. A fused projection of
-    queries, keys and values is one linear map.
+    map stays the base's, as embeddings do, and so does a map that no task vector changes. A fused
+    projection of queries, keys and values is one linear map.
 
     Parameters
     ----------

@@ -16,8 +16,6 @@ STEPS = 200
 class TaskClassifier(Adapter):
     """A linear classifier of the task, whose answer is the coefficient 1 of one expert."""
 
-    portable = True
-
     def __init__(self, mixture: Mixture, size: int, penalty: float) -> None:
         super().__init__(mixture)
         self.penalty = penalty
@@ -63,7 +61,14 @@ class TaskClassifier(Adapter):
         return group_means(one_hot(answers.argmax(dim=1), self.mixture.size).float(), groups)
 
 
-@adapter("task_classifier", features=True, trained=False, limits={"penalty": "[0, inf)"})
+@adapter(
+    "task_classifier",
+    features=True,
+    trained=False,
+    portable=True,
+    low_rank=True,
+    limits={"penalty": "[0, inf)"},
+)
 def task_classifier(
     mixture: Mixture, size: int, random: Generator, *, penalty: float = 1e-3
 ) -> Adapter:

@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 
 from mergeloom.adaptive.adapter import Adapter, adapter, group_means
 from mergeloom.adaptive.mixture import Mixture
+from mergeloom.evaluation.precision import computing_in
 
 DEVIATION = 0.01  # of a router's weights before adaptation
 
@@ -63,7 +64,8 @@ class Routed(Adapter):
         router = self.routers[min(index, len(self.routers) - 1)]
 
         def choose(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            weights = router(arguments[0])
+            with computing_in("float32", arguments[0].device.type):
+                weights = router(arguments[0].float())
             weights = weights.flatten(1, -2).mean(dim=1)  # over the tokens of an input
             if len(weights) > 1:
                 weights = group_means(weights, self._groups)
@@ -81,7 +83,7 @@ class Routed(Adapter):
             yield
 
 
-@adapter("wemoe", arxiv="2402.00433", limits={"depth": (0, 2)})
+@adapter("wemoe", arxiv="2402.00433", low_rank=True, modality="images", limits={"depth": (0, 2)})
 def wemoe(
     mixture: Mixture,
     size: int | None,
@@ -94,7 +96,8 @@ def wemoe(
 
     θ_mlp(x) = θ0 + Σ_k w_k(x) τ_k with w(x) the mean over the tokens h that the perceptron is fed
     of r(h) = W2 ReLU(W1 h + b1) + b2; W1 of shape d × d and W2 are drawn from N(0, 0.01²), b1 = 0
-    and b2 = `init`. All other parameters are task arithmetic's at `init`.
+    and b2 = `init`. All other parameters are task arithmetic's at `init`. Of images alone: tokens
+    of a batch of texts are padding, prefixes and answers, too, and the mean would be of them all.
 
     Parameters
     ----------
@@ -105,7 +108,7 @@ def wemoe(
     return Routed(mixture, random, depth, init, shared=False)
 
 
-@adapter("e_wemoe", arxiv="2410.21804", limits={"keep": "(0, 1]"})
+@adapter("e_wemoe", arxiv="2410.21804", modality="images", limits={"keep": "(0, 1]"})
 def e_wemoe(
     mixture: Mixture,
     size: int | None,
@@ -118,7 +121,7 @@ def e_wemoe(
 
     Of every expert and parameter of a perceptron the entries above the quantile 1 - `keep` of the
     magnitudes are kept. The optional encoding of the layer's position, off in the paper, is not
-    there.
+    there. It has no low-rank form: caches of singular vectors are of the whole task vectors.
 
     Parameters
     ----------

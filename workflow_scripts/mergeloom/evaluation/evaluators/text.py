@@ -1,7 +1,6 @@
 """What a model answers in words, scored."""
 
 import math
-import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from mergeloom.data.answers import bare, check_apart
 from mergeloom.errors import MergeloomError
 from mergeloom.evaluation.evaluators import evaluator
 from mergeloom.evaluation.precision import check_loss, computing_in
 from mergeloom.models.answers import Answers
-
-OUTER = string.whitespace + string.punctuation
 
 
 @evaluator("text")
@@ -41,18 +39,21 @@ def evaluate_text(
     -------
     dict of
     `accuracy` : share of generated texts that are the right answer, but for white space and
-        punctuation around it; of a task whose metric is `spearman`, Spearman's ρ of the numbers
-        that they are with those that they should be, 0 for a text that is none;
+        punctuation around it, of which a number keeps its sign; of a task whose metric is
+        `spearman`, Spearman's ρ of the numbers that they are, 0 for a text that is none, with those
+        of the right answers: the labels, rounded as answers are;
     `loss` : mean cross-entropy (nats) of the right answer among the task's answers;
     `n`;
     `label_accuracy` : share of texts whose right answer is the likeliest of the task's;
-    `valid_rate` : share of generated texts that are one of the task's answers;
+    `valid_rate` : share of generated texts that are one of the task's answers, numbers as their
+        format writes them: 3.80 is scored as a number, but is not the answer 3.8;
     `mcc` : of a task whose metric it is, Matthews' correlation coefficient of what is generated,
         with whatever is no answer as one class more.
 
     Raises
     ------
-    MergeloomError – when a log-likelihood is not finite, or the head has no tokenizer.
+    MergeloomError – when a log-likelihood is not finite, the head has no tokenizer, or two of its
+    answers read the same.
     """
     reader = Reader(head)
     generated: list[str] = []
@@ -102,12 +103,18 @@ class Reader:
                 "the head has no tokenizer to read what is generated with; build the head again"
             )
         self._tokenizer = Tokenizer.from_buffer(head.tokenizer)
-        self.labels = {text: label for label, text in enumerate(self.texts(head.tokens))}
+        self._number = head.values is not None
+        answers, read = self._said(head.tokens), self.texts(head.tokens)
+        check_apart(answers, read, "the head")
+        self.labels = {text: label for label, text in enumerate(read)}
 
     def texts(self, tokens: Tensor) -> list[str]:
-        """Texts of token ids [n, length] without white space and punctuation around them."""
-        texts = self._tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)
-        return [text.strip(OUTER) for text in texts]
+        """Texts of token ids [n, length], bare (`mergeloom.data.answers.bare`)."""
+        return [bare(text, self._number) for text in self._said(tokens)]
+
+    def _said(self, tokens: Tensor) -> list[str]:
+        said: list[str] = self._tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)
+        return said
 
 
 def number(text: str) -> float:

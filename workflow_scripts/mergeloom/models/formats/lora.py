@@ -1,4 +1,4 @@
-"""LoRA adapters of PEFT on transformers' CLIP, folded into the weights that they adapt.
+"""LoRA adapters of PEFT on transformers' models, as changes of low rank.
 
 LoRA: arXiv 2106.09685; rank-stabilised scaling: arXiv 2312.03732.
 """
@@ -12,13 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
-from mergeloom.models.clip import TOWER
-from mergeloom.models.formats.names import (
-    PROJECTION,
-    TRANSFORMERS_PROJECTION,
-    open_clip_place,
-)
-from mergeloom.models.formats.parts import LowRank, Part
+from mergeloom.models.formats.parts import LowRank
 
 _PAIR = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
 _KEPT = re.compile(r"\.modules_to_save(\.\w+)?(?=\.)")
@@ -31,7 +25,7 @@ _VARIANTS = ("use_dora", "lora_bias", "layer_replication", "megatron_config", "u
 class Adapter:
     """Changes of low rank by the layer's name in transformers, and tensors that replace others.
 
-    Names are those of CLIPVisionModel, without `vision_model.`.
+    Names are those of the model, of CLIP's image tower without `vision_model.`.
     """
 
     changes: dict[str, LowRank]
@@ -41,13 +35,14 @@ class Adapter:
 def read_adapter(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Adapter:
     """Read an adapter's tensors under its adapter_config.json.
 
-    `fan_in_fan_out` does not count: CLIP's layers are torch.nn.Linear, on which PEFT ignores it.
+    `fan_in_fan_out` does not count: CLIP's and T5's layers are torch.nn.Linear, on which PEFT
+    ignores it.
 
     Raises
     ------
     MergeloomError
-        For another type of adapter (names it), and for tensors that LoRA on CLIP's image tower
-        does not have.
+        For another type of adapter (names it), and for tensors that LoRA on linear layers does not
+        have.
     """
     kind = config.get("peft_type")
     if kind != "LORA":
@@ -100,49 +95,3 @@ def _of_pattern(pattern: Mapping[str, Any] | None, layer: str, default: float) -
         if re.fullmatch(rf"(.*\.)?({_inner(key.removeprefix('^'))})", layer):
             return value
     return default
-
-
-def fold(adapter: Adapter, base: Mapping[str, Tensor]) -> dict[str, list[Part]]:
-    """W + scale · B A for every layer of the adapter, the base's weights for the rest.
-
-    Returns
-    -------
-    The parts of every `visual.*` tensor; of a fused in_proj those of q, k and v.
-
-    Raises
-    ------
-    MergeloomError
-        For a layer that the base does not have, or has in another shape.
-    """
-    parts = {key: _rows(key, tensor) for key, tensor in base.items() if key.startswith(TOWER)}
-    for layer, change in adapter.changes.items():
-        _put(parts, layer + ".weight", lambda part, c=change: Part(part.weight, c), _size(change))
-    for name, tensor in adapter.replaced.items():
-        if name == TRANSFORMERS_PROJECTION:
-            tensor = tensor.T
-        new = tensor.contiguous()
-        _put(parts, name, lambda part, t=new: Part(t), tuple(new.shape))
-    return parts
-
-
-def _size(change: LowRank) -> tuple[int, ...]:
-    return len(change.b), change.a.shape[1]
-
-
-def _rows(key: str, tensor: Tensor) -> list[Part]:
-    fused = ".in_proj_" in key
-    return [Part(rows) for rows in tensor.chunk(3)] if fused else [Part(tensor)]
-
-
-def _put(parts: dict[str, list[Part]], name: str, new: Any, shape: tuple[int, ...]) -> None:
-    place = (PROJECTION, 0) if name == TRANSFORMERS_PROJECTION else open_clip_place(name)
-    if place is None or place[0] not in parts:
-        raise MergeloomError(f"adapts {name}, which the base's image tower does not have.")
-    key, third = place
-    seen = tuple(parts[key][third].weight.shape)
-    if seen != shape:
-        raise MergeloomError(
-            f"adapts {name} of shape {list(shape)}, but the base has {list(seen)}: it is an "
-            "adapter of another encoder."
-        )
-    parts[key][third] = new(parts[key][third])

@@ -18,7 +18,7 @@ from mergeloom.errors import MergeloomError
 from mergeloom.io.jsonfile import read_json
 from mergeloom.io.tensors import check_finite
 from mergeloom.models.clip import TOWER
-from mergeloom.models.formats import lora, open_clip_model, transformers_model
+from mergeloom.models.formats import clip_lora, lora, open_clip_model, transformers_model
 from mergeloom.models.formats.architecture import RECORD, architecture_of_record
 from mergeloom.models.formats.files import (
     ADAPTER,
@@ -254,7 +254,7 @@ def _open_adapter(
         path=path,
         format="peft",
         files=[path, path.with_name(ADAPTER)],
-        parts=lora.fold(adapter, base),
+        parts=clip_lora.fold(adapter, base),
         features=lambda architecture, images: transformers_model.adapted_features(
             architecture, base, adapter, images
         ),

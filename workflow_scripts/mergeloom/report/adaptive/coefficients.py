@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mergeloom.report import style
 from mergeloom.report.adaptive.look import head, last_of_columns
 
+SAME: Final = "the same for all inputs"
 _HEADING: Final = "Mean coefficients: which experts an input gets"
 
 
@@ -101,7 +102,7 @@ def _frame(axes: Axes, values: np.ndarray, tasks: Sequence[str]) -> None:
 
 def _note(values: np.ndarray) -> str:
     if np.allclose(values, values[0], equal_nan=True):
-        return "the same for all inputs"
+        return SAME
     return f"own expert largest: {hits(values)} of {len(values)}"
 
 

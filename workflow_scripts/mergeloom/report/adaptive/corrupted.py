@@ -11,17 +11,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mergeloom.report import style
-from mergeloom.report.adaptive.look import COLLAPSED, MARKERS, last_of_columns, legend, looks
+from mergeloom.report.adaptive.look import MARKERS, WORDS, head, last_of_columns, legend, looks
 from mergeloom.report.adaptive.study import (
     ADAPTER,
     FINETUNED,
     MERGER,
+    ORACLE,
     ZEROSHOT,
-    collapsed,
+    collapse,
     label,
     models,
 )
-from mergeloom.report.adaptive.text import collapse, percent
+from mergeloom.report.adaptive.text import collapse as words_of_collapse
+from mergeloom.report.adaptive.text import percent, sources
 from mergeloom.report.markdown import tables
 from mergeloom.report.published import Figure as Published
 from mergeloom.report.results import Result
@@ -34,9 +36,7 @@ _NAN: Final = float("nan")
 def images_of(result: Result) -> str:
     """The images that a result is of: `clean`, or corruption and severity."""
     on = result.get("evaluated_on") or {}
-    if "corruption" not in on:
-        on = result.get("adaptation") or {}
-    return f"{on['corruption']}{on['severity']}" if on.get("corruption") else CLEAN
+    return f"{on['corruption']}{on['severity']}" if "corruption" in on else CLEAN
 
 
 def table(
@@ -52,22 +52,21 @@ def table(
     Returns
     -------
     DataFrame with the columns images, model, kind, per_task, before, accuracy, gain,
-    normalized_accuracy (relative to the fine-tuned models on the same images), collapsed (None
-    where nothing is adapted), collapsed_tasks, published_accuracy (where any is), and per task
-    `{task}`, `{task}_before`.
+    normalized_accuracy (relative to the fine-tuned models on the same images), collapsed (on
+    average; None where nothing is adapted), collapsed_tasks, published_accuracy and
+    published_source (where any is), and per task `{task}`, `{task}_before`.
 
     Raises
     ------
     MergeloomError – results on the same images do not belong together.
     """
-    known = {(f.images or CLEAN, f.method): f.accuracy for f in published if not f.task}
+    known = {(f.images or CLEAN, f.method): f for f in published if not f.task}
     rows = []
     for images, found in groupby(results, key=images_of):
         for model in models(list(found), tasks):
             result = model.result
             earlier = result.get("before") or {"average": {"accuracy": _NAN}, "tasks": {}}
-            fell = collapsed(result)
-            adapted = bool((result.get("adaptation") or {}).get("collapsed"))
+            fell, figure = collapse(result), known.get((images, model.name))
             row: dict[str, Any] = {
                 "images": images,
                 "model": model.name,
@@ -77,9 +76,10 @@ def table(
                 "accuracy": result["average"]["accuracy"],
                 "gain": result["average"]["accuracy"] - earlier["average"]["accuracy"],
                 "normalized_accuracy": result["average"]["normalized_accuracy"],
-                "collapsed": bool(fell) if adapted else None,
-                "collapsed_tasks": ", ".join(fell),
-                "published_accuracy": known.get((images, model.name), _NAN),
+                "collapsed": fell.average,
+                "collapsed_tasks": ", ".join(fell.tasks),
+                "published_accuracy": figure.accuracy if figure else _NAN,
+                "published_source": figure.source if figure else "",
             }
             for task in tasks:
                 row[task] = result["tasks"][task]["accuracy"]
@@ -87,7 +87,7 @@ def table(
             rows.append(row)
     frame = pd.DataFrame(rows)
     empty = frame["published_accuracy"].isna().all()
-    return frame.drop(columns="published_accuracy") if empty else frame
+    return frame.drop(columns=["published_accuracy", "published_source"]) if empty else frame
 
 
 def markdown(frame: pd.DataFrame, tasks: Sequence[str], subject: str) -> str:
@@ -97,7 +97,8 @@ def markdown(frame: pd.DataFrame, tasks: Sequence[str], subject: str) -> str:
         f"# {_HEADING}: {subject}",
         "",
         "Average test accuracy in percent. Adapters: before → after adaptation to the same images;",
-        "! marks a collapse: entropy fell while validation accuracy fell, too.",
+        "! marks a collapse on average: entropy fell and, by more than a point, accuracy on clean",
+        "validation images or on these. Tasks that collapsed are named below.",
         "",
     ]
     order = list(dict.fromkeys(zip(frame["kind"], frame["model"], strict=True)))
@@ -110,7 +111,7 @@ def markdown(frame: pd.DataFrame, tasks: Sequence[str], subject: str) -> str:
         of_kind = frame[frame["images"] == kind]
         lines += ["", f"## {words_of(kind)}", ""]
         names = ["model", *map(label, of_kind["model"])]
-        flags = ["collapsed", *(collapse(row) for row in _rows(of_kind))]
+        flags = ["collapsed", *map(words_of_collapse, _rows(of_kind))]
         numbers = {"average": "accuracy", "before": "before", "gain": "gain"}
         if "published_accuracy" in of_kind:
             numbers["published"] = "published_accuracy"
@@ -119,6 +120,8 @@ def markdown(frame: pd.DataFrame, tasks: Sequence[str], subject: str) -> str:
             for title, column in (numbers | {task: task for task in tasks}).items()
         ]
         lines += tables([names, flags] if any(flags[1:]) else [names], right)
+    if "published_source" in frame:
+        lines += sources((label(row["model"]), row["published_source"]) for row in _rows(frame))
     return "\n".join(lines) + "\n"
 
 
@@ -130,11 +133,7 @@ def _before_and_after(row: Mapping[str, Any]) -> str:
     after = percent(row["accuracy"])
     if pd.isna(row["before"]):
         return after
-    return f"{percent(row['before'])} → {after}{'!' if _fell(row) else ''}"
-
-
-def _fell(row: Mapping[str, Any]) -> bool:
-    return not pd.isna(row["collapsed"]) and bool(row["collapsed"])
+    return f"{percent(row['before'])} → {after}{'!' if row['collapsed'] else ''}"
 
 
 def words_of(images: str) -> str:
@@ -147,8 +146,8 @@ def words_of(images: str) -> str:
 def corrupted(frame: pd.DataFrame, subject: str = "") -> Figure:
     """Draw average accuracies: a panel per kind of images, a row per model.
 
-    Of an adapter, a hollow point is the accuracy before adaptation and an arrow leads to that
-    after it, red where it collapsed. Lines across are the zero-shot and the fine-tuned models.
+    Of an adapter, a hollow point is the accuracy before adaptation, and a line leads to that after
+    it, red where it collapsed on average. Lines across are the zero-shot and the fine-tuned models.
 
     Parameters
     ----------
@@ -160,13 +159,14 @@ def corrupted(frame: pd.DataFrame, subject: str = "") -> Figure:
     rows, columns = style.grid(len(kinds), 4)
     longest = 0.07 * max((len(label(name)) for _, name in order), default=8)
     width = max(2.2 * columns + longest + 0.4, 6.2)
-    height = rows * (0.26 * len(order) + 0.75) + 1.35
+    height = rows * (0.26 * len(order) + 0.95) + 1.35
     with style.figure(width, height, _HEADING, subject) as fig:
         panels = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         found = dict(zip(order, looks(order), strict=True))
         for axes, kind in zip(panels.flat, kinds, strict=False):
             _panel(axes, frame[frame["images"] == kind], order, found)
-            axes.set_title(words_of(kind), fontsize=9, fontweight="bold")
+            title, _, note = words_of(kind).partition(", ")
+            head(axes, title, note, 2.2)
         for axes in panels.flat[len(kinds) :]:
             axes.set_visible(False)
         for axes in last_of_columns(panels, len(kinds)):
@@ -191,23 +191,19 @@ def _panel(
             )
             continue
         place, look = order.index((row["kind"], row["model"])), found[row["kind"], row["model"]]
-        fell = _fell(row)
-        color = COLLAPSED if fell else look["color"]
+        fell = bool(row["collapsed"])
+        color = style.WARNING if fell else look["color"]
+        # Hollow is what was before: colours that stand again are told apart by their row alone.
+        filled = {"fillstyle": "full", "markerfacecolor": color, "markeredgecolor": color}
         if not pd.isna(row["before"]):
-            axes.annotate(
-                "",
-                (row["accuracy"], place),
-                (row["before"], place),
-                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1.6},
-            )
-            hollow = {"markerfacecolor": "white", "markeredgecolor": color}
+            axes.plot([row["before"], row["accuracy"]], [place] * 2, color=color, linewidth=1.6)
+            hollow = filled | {"markerfacecolor": "white"}
             axes.plot(row["before"], place, **look | hollow, zorder=3)
-        filled = {"markerfacecolor": color, "markeredgecolor": color}
         axes.plot(row["accuracy"], place, **look | filled, zorder=3)
         axes.annotate(
             f"{100 * row['accuracy']:.1f}",
             (row["accuracy"], place),
-            xytext=(0, 5),
+            xytext=(0, 6.5),
             textcoords="offset points",
             ha="center",
             fontsize=6.5,
@@ -227,11 +223,20 @@ def _key(frame: pd.DataFrame) -> list[Line2D]:
         Line2D([], [], **style.FINETUNED, label=label(FINETUNED)),
     ]
     if (frame["kind"] == MERGER).any():
-        handles.append(Line2D([], [], **point, marker="s", label="static merger"))
-    if frame["before"].notna().any():
+        handles.append(Line2D([], [], **point, marker="s", label=WORDS[MERGER]))
+    adapters = frame[frame["kind"] == ADAPTER]
+    adapted = adapters["before"].notna()
+    if adapted.any():
         hollow = {"marker": MARKERS[ADAPTER], "markerfacecolor": "white"}
         handles.append(Line2D([], [], **point | hollow, label="adapter, before"))
-    handles.append(Line2D([], [], **point, marker=MARKERS[ADAPTER], label="adapter, after"))
-    if any(map(_fell, _rows(frame))):
-        handles.append(Line2D([], [], color=COLLAPSED, marker="o", label="adapter that collapsed"))
+        words = "adapter, after" if adapted.all() else "adapter, after (or untrained)"
+        handles.append(Line2D([], [], **point, marker=MARKERS[ADAPTER], label=words))
+    elif len(adapters):
+        handles.append(Line2D([], [], **point, marker=MARKERS[ADAPTER], label=WORDS[ADAPTER]))
+    if (frame["kind"] == ORACLE).any():
+        handles.append(Line2D([], [], **point, marker=MARKERS[ORACLE], label=WORDS[ORACLE]))
+    if frame["collapsed"].map(bool).any():
+        handles.append(
+            Line2D([], [], color=style.WARNING, marker="o", label="collapsed on average")
+        )
     return handles

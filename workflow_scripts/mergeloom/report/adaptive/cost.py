@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from mergeloom.report import style
-from mergeloom.report.adaptive.look import COLLAPSED, MARKERS, WORDS, legend, looks, spread
+from mergeloom.report.adaptive.look import MARKERS, WORDS, legend, looks, spread
 from mergeloom.report.adaptive.study import label
+from mergeloom.report.adaptive.text import shortened
 
 _HEADING: Final = "Accuracy against cost"
 _LINE: Final = 0.165  # inches between labels
@@ -22,7 +23,8 @@ def cost(frame: pd.DataFrame, subject: str = "") -> Figure:
     """Draw average accuracy against stored (left) and trainable parameters (right).
 
     A point per model, at one height in both panels; labels stand in a column beside them, in the
-    order of accuracy, so that none meets another. Models that collapsed are red there.
+    order of accuracy, so that none meets another. Models that collapsed on average are red there;
+    of others, the tasks that they collapsed on stand behind in grey.
 
     Parameters
     ----------
@@ -108,22 +110,37 @@ def _labels(
         )  # fmt: skip
         axes.plot(1.16, at, transform=axes.transAxes, clip_on=False, **look | {"markersize": 5})
         name = label(row["model"], row["transferred_from"])
-        fell = not pd.isna(row["collapsed"]) and bool(row["collapsed"])
-        axes.annotate(
+        fell = bool(row["collapsed"])
+        text = axes.annotate(
             f"{name}{' (collapsed)' if fell else ''}  {100 * row['accuracy']:.1f}",
             (1.19, at),
             xycoords="axes fraction",
             va="center",
             fontsize=8,
-            color=COLLAPSED if fell else "#222222",
+            color=style.WARNING if fell else "#222222",
             annotation_clip=False,
         )
+        if row["collapsed_tasks"] and not fell:
+            axes.annotate(
+                f"({shortened(row['collapsed_tasks'])})",
+                (1, 0.5),
+                xycoords=text,
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=style.MUTED,
+                annotation_clip=False,
+            )
 
 
 def _key(rows: Sequence[Any]) -> list[Line2D]:
     kinds = dict.fromkeys(row["kind"] for row in rows)
-    return [
+    handles = [
         Line2D([], [], color="#555555", marker=MARKERS[kind], linestyle="", label=WORDS[kind])
         for kind in kinds
         if kind in WORDS
     ]
+    if any(row["collapsed_tasks"] and not row["collapsed"] for row in rows):
+        handles.append(Line2D([], [], linestyle="", label="(tasks): collapsed on these alone"))
+    return handles

@@ -9,19 +9,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mergeloom.report import style
-from mergeloom.report.adaptive.look import (
-    COLLAPSED,
-    head,
-    legend,
-    lines_of_legend,
-    words_of_adaptation,
-)
-from mergeloom.report.adaptive.study import AVERAGE, collapsed
+from mergeloom.report.adaptive.look import head, legend, lines_of_legend, words_of_adaptation
+from mergeloom.report.adaptive.study import AVERAGE, collapse
 from mergeloom.report.results import Result
 
 _HEADING: Final = "Adaptation, step by step"
 _MEAN: Final[dict[str, Any]] = {"color": "#111111", "linewidth": 2.2, "zorder": 5}
 _BEFORE: Final[dict[str, Any]] = {"color": "#8a8a8a", "linestyle": (0, (4, 1.6)), "linewidth": 1.2}
+_FELL: Final[dict[str, Any]] = {
+    "color": style.WARNING, "marker": "x", "ms": 6.5, "mew": 1.8, "ls": "", "zorder": 7,
+}  # fmt: skip
 
 
 def curves(
@@ -29,9 +26,9 @@ def curves(
 ) -> Figure:
     """Draw how the adaptation of each adapter went: above validation accuracy, below entropy.
 
-    A panel per adapter; the average is bold, tasks are thin, the average before adaptation is a
-    dashed line across, the step that was taken a dot. A task that collapsed is dashed and red, and
-    the panel says so.
+    Two panels per adapter; the average is bold, tasks are thin, the average before adaptation is a
+    dashed line across, the step that was taken a dot. A task that collapsed is thicker and ends its
+    way in a red cross there; the head says so, in red where the average did.
 
     Parameters
     ----------
@@ -45,9 +42,7 @@ def curves(
     rows, columns = style.grid(len(adapted), 4)
     width = max(2.7 * columns + 0.6, 5.2)
     key = _key(adapted, tasks)
-    longest = max(len(str(handle.get_label())) for handle in key)
-    height = (3.7 if rows == 1 else 3.5) * rows + 0.9
-    height += 0.2 * lines_of_legend(len(key), longest, width)
+    height = (4.0 if rows == 1 else 3.8) * rows + 0.9 + 0.2 * lines_of_legend(key, width)
     with style.figure(width, height, _HEADING, subject) as fig:
         panels = fig.subplots(
             2 * rows,
@@ -59,8 +54,11 @@ def curves(
             row, column = divmod(index, columns)
             pair = panels[2 * row : 2 * row + 2, column]
             _adapter(pair, result, curve, tasks)
-            words, color = _note(result)
-            head(pair[0], adapter, words, 2.4, color)
+            note, fell = words_of_adaptation(result), _words_of_collapse(result)
+            if collapse(result).average:
+                head(pair[0], adapter, note, 2.4, warning=fell)
+            else:
+                head(pair[0], adapter, "\n".join(filter(None, (note, fell))), 2.4)
         for index in range(len(adapted), rows * columns):
             row, column = divmod(index, columns)
             for axes in panels[2 * row : 2 * row + 2, column]:
@@ -78,12 +76,15 @@ def _adapter(
     curve: pd.DataFrame,
     tasks: Sequence[str],
 ) -> None:
-    fell = collapsed(result)
+    fell = collapse(result).tasks
     chosen = (result.get("adaptation") or {}).get("chosen")
     for axes, column in zip(panels, ("val_accuracy", "entropy"), strict=True):
         for index, task in enumerate(tasks):
             of_task = curve[(curve["task"] == task)].dropna(subset=[column])
             axes.plot(of_task["step"], of_task[column], **_thin(index, task in fell))
+            if task in fell:
+                end = of_task[of_task["step"] == chosen]
+                axes.plot(end["step"], end[column], **_FELL)
         mean = curve[curve["task"] == AVERAGE].dropna(subset=[column])
         axes.plot(mean["step"], mean[column], **_MEAN)
         before = mean.loc[mean["step"] == 0, column]
@@ -115,20 +116,20 @@ def _align(panels: Any, limits: tuple[float, float], words: str) -> None:
         row[0].set_ylabel(words)
 
 
-def _note(result: Result) -> tuple[str, str]:
-    fell = collapsed(result)
-    if not fell:
-        return words_of_adaptation(result), style.MUTED
-    others = [task for task in fell if task != AVERAGE]
-    of_tasks = others[0] if len(others) == 1 else f"{len(others)} tasks"
-    return f"collapsed: {AVERAGE if AVERAGE in fell else of_tasks}", COLLAPSED
+def _words_of_collapse(result: Result) -> str:
+    average, tasks = collapse(result)
+    if not average and not tasks:
+        return ""
+    of_tasks = "".join(tasks) if len(tasks) < 2 else f"{len(tasks)} tasks"
+    return f"collapsed: {', '.join(filter(None, [AVERAGE if average else '', of_tasks]))}"
 
 
 def _thin(index: int, fell: bool) -> dict[str, Any]:
     look = style.series(index)
-    if fell:
-        return {"color": COLLAPSED, "linestyle": (0, (1.2, 1)), "linewidth": 1.6, "zorder": 4}
-    return {"color": look["color"], "linestyle": look["linestyle"], "linewidth": 0.9}
+    width, height = (1.8, 4) if fell else (0.9, 2)
+    return {
+        "color": look["color"], "linestyle": look["linestyle"], "linewidth": width, "zorder": height
+    }  # fmt: skip
 
 
 def _key(adapted: Mapping[str, tuple[Result, pd.DataFrame]], tasks: Sequence[str]) -> list[Line2D]:
@@ -140,6 +141,6 @@ def _key(adapted: Mapping[str, tuple[Result, pd.DataFrame]], tasks: Sequence[str
     handles += [
         Line2D([], [], **_thin(index, fell=False), label=task) for index, task in enumerate(tasks)
     ]
-    if any(collapsed(result) for result, _ in adapted.values()):
-        handles.append(Line2D([], [], **_thin(0, fell=True), label="a task that collapsed"))
+    if any(collapse(result).tasks for result, _ in adapted.values()):
+        handles.append(Line2D([], [], **_FELL, label="a task that collapsed"))
     return handles

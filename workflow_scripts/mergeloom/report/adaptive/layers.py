@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mergeloom.models.naming import by_stage, naming, recognise
 from mergeloom.report import style
+from mergeloom.report.adaptive.coefficients import SAME
 from mergeloom.report.adaptive.look import head, last_of_columns, legend, lines_of_legend
 
 _HEADING: Final = "Coefficients by depth"
@@ -19,6 +20,7 @@ _OWN: Final[dict[str, Any]] = {"color": "#111111", "linewidth": 2.2, "zorder": 5
 _OTHERS: Final[dict[str, Any]] = {
     "color": "#8a8a8a", "linewidth": 1.8, "linestyle": (0, (4, 1.6)), "zorder": 4,
 }  # fmt: skip
+_BEFORE: Final[dict[str, Any]] = {"color": "#444444", "linewidth": 1.0, "linestyle": (0, (1, 2))}
 
 Stages = list[tuple[str, list[str]]]
 
@@ -62,15 +64,23 @@ def by_depth(coefficients: pd.DataFrame, tasks: Sequence[str]) -> tuple[list[str
     return [name for name, _ in parts], values
 
 
-def layers(adapters: Mapping[str, pd.DataFrame], tasks: Sequence[str], subject: str = "") -> Figure:
+def layers(
+    adapters: Mapping[str, pd.DataFrame],
+    tasks: Sequence[str],
+    before: Mapping[str, float],
+    subject: str = "",
+) -> Figure:
     """Draw coefficients over depth: a panel per adapter that has them by parameter.
 
     Thin, by task: the coefficient of the own expert on inputs of the task; bold: its mean over
-    tasks; dashed: the mean of the coefficients of all other experts.
+    tasks; dashed: the mean of the coefficients of all other experts; dotted, across: all of them
+    before adaptation. Where inputs of all tasks get the same, both means coincide, and the note
+    says so.
 
     Parameters
     ----------
     adapters : name as it is shown → its coefficients: columns task, expert, layer, mean.
+    before : name → the coefficient that it begins with; without those that have none.
     """
     shown = {name: by_depth(found, tasks) for name, found in adapters.items() if _has_layers(found)}
     if not shown:
@@ -78,14 +88,16 @@ def layers(adapters: Mapping[str, pd.DataFrame], tasks: Sequence[str], subject: 
             return style.say(fig, "No adapter of this study has coefficients by layer.")
     rows, columns = style.grid(len(shown), 3)
     width = max(3.4 * columns + 0.6, 5.2)
-    key = _key(tasks)
-    longest = max(len(str(handle.get_label())) for handle in key)
-    height = 2.7 * rows + 1.1 + 0.2 * lines_of_legend(len(key), longest, width)
+    key = _key(tasks, any(name in before for name in shown))
+    height = 2.8 * rows + 1.1 + 0.2 * lines_of_legend(key, width)
     with style.figure(width, height, _HEADING, subject) as fig:
         panels = fig.subplots(rows, columns, squeeze=False, sharey=True)
         for axes, (name, (parts, values)) in zip(panels.flat, shown.items(), strict=False):
             _panel(axes, parts, values)
-            head(axes, name, "", 3.1)
+            if name in before:
+                axes.axhline(before[name], **_BEFORE)
+            same = len(tasks) > 1 and np.allclose(values, values[:, :1], equal_nan=True)
+            head(axes, name, SAME if same else "", 3.1)
         for axes in panels.flat[len(shown) :]:
             axes.set_visible(False)
         for row in panels:
@@ -109,22 +121,28 @@ def _panel(axes: Axes, parts: Sequence[str], values: np.ndarray) -> None:
     axes.plot(x, own.mean(axis=1), **_OWN)
     if count > 1:
         axes.plot(x, values[:, ~np.eye(count, dtype=bool)].mean(axis=1), **_OTHERS)
-    step = -(-len(parts) // 13)
-    blocks = [i for i, name in enumerate(parts) if name not in ("input", "output")]
-    ticks = [i for i in range(len(parts)) if i not in blocks] + blocks[:: max(step, 1)]
-    if blocks and "output" in parts and len(parts) - 1 - max(blocks[::step]) < step:
-        ticks.remove(max(blocks[::step])) if step > 1 else None
+    ticks = ticks_of(parts)
     axes.set_xticks(
         ticks, [{"input": "in", "output": "out"}.get(parts[i], parts[i]) for i in ticks]
     )
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _key(tasks: Sequence[str]) -> list[Line2D]:
+def ticks_of(parts: Sequence[str]) -> list[int]:
+    """Which of the parts are named: at most some 15, the input and the output always."""
+    step = -(-len(parts) // 13)
+    ends = [i for i, name in enumerate(parts) if name in ("input", "output")]
+    blocks = range(step if 0 in ends else 0, len(parts), step)
+    return sorted([*ends, *(i for i in blocks if all(abs(i - end) >= step for end in ends))])
+
+
+def _key(tasks: Sequence[str], before: bool) -> list[Line2D]:
     handles = [
         Line2D([], [], **_OWN, label="own expert, mean"),
         Line2D([], [], **_OTHERS, label="other experts, mean"),
     ]
+    if before:
+        handles.append(Line2D([], [], **_BEFORE, label="before adaptation"))
     for index, task in enumerate(tasks):
         look = style.series(index)
         handles.append(

@@ -21,11 +21,8 @@ from mergeloom.report.adaptive.study import (
 from mergeloom.report.results import Result
 
 # Widths of a letter in inches: of titles, and of legends.
-_BOLD: Final = 0.087
+_BOLD: Final = 0.097
 _PLAIN: Final = 0.076
-
-COLLAPSED: Final = "#B2182B"
-"""Colour of a collapse, which no series has."""
 
 MARKERS: Final = {MERGER: "s", ADAPTER: "o", TRANSFERRED: "^", ORACLE: "D", FINETUNED: "P"}
 WORDS: Final = {
@@ -36,11 +33,15 @@ WORDS: Final = {
 }
 
 
+FILLS: Final = ("full", "none", "left", "top")
+"""How a marker is filled whose colour stands for the first time, the second, …"""
+
+
 def looks(models: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
     """Colour and marker of models, given as (kind, name): a marker per kind, a colour per name.
 
-    Within a kind, colours that stand again are hollow. A transferred adapter has the colour that
-    it has where it was trained, if it stands there, too.
+    Within a kind, colours that stand again are hollow, then half full: 24 models differ. A
+    transferred adapter has the colour that it has where it was trained, if it stands there, too.
     """
     models = list(models)
     found: list[dict[str, Any]] = []
@@ -49,7 +50,7 @@ def looks(models: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
     for kind, name in models:
         if kind in ("zeroshot", FINETUNED):
             color = (style.ZEROSHOT if kind == "zeroshot" else style.FINETUNED)["color"]
-            found.append(_look(color, MARKERS.get(kind, "X"), hollow=False))
+            found.append(_look(color, MARKERS.get(kind, "X"), FILLS[0]))
             continue
         group = MERGER if kind == MERGER else ADAPTER
         index = of_adapters.get(name) if kind == TRANSFERRED else None
@@ -59,15 +60,18 @@ def looks(models: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
         if kind == ADAPTER:
             of_adapters[name] = index
         color = style.series(index)["color"]
-        found.append(_look(color, MARKERS[kind], hollow=style.turn(index) % 2 == 1))
+        found.append(_look(color, MARKERS[kind], FILLS[style.turn(index)]))
     return found
 
 
-def _look(color: str, marker: str, *, hollow: bool) -> dict[str, Any]:
+def _look(color: str, marker: str, fill: str) -> dict[str, Any]:
     return {
         "color": color,
         "marker": marker,
-        "markerfacecolor": "white" if hollow else color,
+        # White inside, where no fill would let lines be seen through it.
+        "fillstyle": "full" if fill == "none" else fill,
+        "markerfacecolor": "white" if fill == "none" else color,
+        "markerfacecoloralt": "white",
         "markeredgecolor": color,
         "linestyle": "",
         "markersize": 7 if marker in "^P" else 6,
@@ -107,33 +111,26 @@ def words_of_adaptation(result: Result) -> str:
     return SPLITS.get(adaptation["split"], adaptation["split"]) + of_steps
 
 
-def head(axes: Axes, title: str, note: str, width: float, color: str = style.MUTED) -> None:
-    """Head a panel `width` inches wide: a title, which may take two lines, and a note below it."""
+def head(axes: Axes, title: str, note: str, width: float, warning: str = "") -> None:
+    """Head a panel `width` inches wide, with a title that may take two lines; see `style.title`."""
     lines = textwrap.wrap(title, max(int(width / _BOLD), 12), break_on_hyphens=False)
-    axes.set_title("\n".join(lines), fontsize=9, fontweight="bold", pad=18 if note else 6)
-    if note:
-        axes.annotate(
-            note,
-            (0, 1),
-            xycoords="axes fraction",
-            xytext=(0, 5),
-            textcoords="offset points",
-            fontsize=8,
-            color=color,
-        )
+    style.title(axes, "\n".join(lines), note, warning)
 
 
 def legend(fig: Figure, handles: Sequence[Line2D]) -> None:
     """Put a legend below the panels, in as many columns as the figure is wide enough for."""
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = int((fig.get_figwidth() - 0.3) / (_PLAIN * longest + 0.75))
-    fig.legend(handles=handles, loc="outside lower center", ncols=max(1, min(columns, 6)))
+    columns = _columns_of_legend(handles, fig.get_figwidth())
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
-def lines_of_legend(count: int, longest: int, width: float) -> int:
+def lines_of_legend(handles: Sequence[Line2D], width: float) -> int:
     """How many lines such a legend takes in a figure `width` inches wide."""
-    columns = int((width - 0.3) / (_PLAIN * longest + 0.75))
-    return -(-count // max(1, min(columns, 6)))
+    return -(-len(handles) // _columns_of_legend(handles, width))
+
+
+def _columns_of_legend(handles: Sequence[Line2D], width: float) -> int:
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    return max(1, min(int((width - 0.3) / (_PLAIN * longest + 0.75)), 6))
 
 
 def last_of_columns(panels: np.ndarray, count: int) -> list[Axes]:

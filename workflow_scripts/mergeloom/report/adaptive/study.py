@@ -1,7 +1,7 @@
 """What was measured in a study of adapters, read and checked to belong together."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
@@ -46,6 +46,11 @@ class Model(NamedTuple):
 def label(name: str, source: str = "") -> str:
     """A model's name as a person would write it: `dawe task wise, from ViT-B-32`."""
     return style.label(name) + (f", from {source}" if source else "")
+
+
+def subject(place: Any) -> str:
+    """What a study is of, as tables and figures are headed: by the wildcards of its rules."""
+    return ", ".join((place.encoder, place.experts, place.benchmark, place.study))
 
 
 def read_models(
@@ -96,12 +101,22 @@ def scored_by(models: Iterable[Model]) -> dict[str, str]:
     }
 
 
-def collapsed(result: Result) -> list[str]:
-    """The tasks that an adapter collapsed on, `average` among them, by the flags of its result."""
+class Collapse(NamedTuple):
+    """Whether an adapter collapsed, by the flags of its result.
+
+    average : on average over tasks, which is to say that the adapter did; None where nothing was
+        minimised.
+    tasks : on which of them.
+    """
+
+    average: bool | None
+    tasks: list[str]
+
+
+def collapse(result: Result) -> Collapse:
+    """Where entropy fell, and validation accuracy by more than a point, too."""
     flags = (result.get("adaptation") or {}).get("collapsed")
-    if not flags:
-        return []
-    return [AVERAGE] * bool(flags["average"]) + list(flags["tasks"])
+    return Collapse(flags["average"], list(flags["tasks"])) if flags else Collapse(None, [])
 
 
 def read_curve(path: str, tasks: Sequence[str]) -> pd.DataFrame:

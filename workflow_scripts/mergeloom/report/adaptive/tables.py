@@ -16,7 +16,7 @@ from mergeloom.report.adaptive.study import (
     ORACLE,
     TRANSFERRED,
     Model,
-    collapsed,
+    collapse,
     source_of,
 )
 from mergeloom.report.published import Figure
@@ -55,7 +55,8 @@ def summary(
     DataFrame with a row per model and the columns model, kind (zeroshot, merger, adapter,
     transferred, oracle, finetuned), transferred_from, method, per_task (told its task), alpha;
     adapted_on (the split of the unlabelled inputs), adaptation_granularity, steps, chosen (the step
-    that was taken), stopped_early, collapsed, collapsed_tasks; evaluation_granularity, form, error
+    that was taken), stopped_early, collapsed (on average; None where nothing is minimised),
+    collapsed_tasks; evaluation_granularity, form, error
     (of a low-rank form); before (average accuracy before adaptation, on the same inputs), accuracy,
     gain (their difference), normalized_accuracy, mixed_batches (accuracy in batches of all tasks);
     trainable_parameters, stored_parameters; published_accuracy, published_source; and per task
@@ -139,15 +140,15 @@ def _of_adapter(result: Mapping[str, Any]) -> dict[str, Any]:
         "error": evaluation.get("error", NAN),
     }
     if adaptation:
-        fell = collapsed(result)
+        fell = collapse(result)
         row |= {
             "adapted_on": adaptation["split"],
             "adaptation_granularity": adaptation.get("granularity", ""),
             "steps": adaptation.get("steps", NAN),
             "chosen": adaptation.get("chosen", NAN),
             "stopped_early": adaptation.get("stopped_early"),
-            "collapsed": bool(fell) if adaptation.get("collapsed") else None,
-            "collapsed_tasks": ", ".join(fell),
+            "collapsed": fell.average,
+            "collapsed_tasks": ", ".join(fell.tasks),
         }
     return row
 
@@ -227,7 +228,8 @@ def cost(
         is_adapter = row["kind"] in (ADAPTER, TRANSFERRED, ORACLE)
         if is_adapter and place not in measured:
             raise MergeloomError(
-                f"no times of {' from '.join(filter(None, place))}: evaluate it again"
+                f"{' from '.join(filter(None, place))} stands in the summary, but its "
+                ".times.json was not given: evaluate it again"
             )
         found = measured[place] if is_adapter else {}
         rows.append(
@@ -236,4 +238,4 @@ def cost(
                 **{key: found.get(key) for key in MEASURED},
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"threads": "Int64"})

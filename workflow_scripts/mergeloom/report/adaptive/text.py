@@ -1,12 +1,12 @@
 """The tables of a study of adapters for people, as Markdown that can be read in a terminal."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import pandas as pd
 
-from mergeloom.report.adaptive.study import ADAPTER, ORACLE, SPLITS, TRANSFERRED, label
+from mergeloom.report.adaptive.study import ADAPTER, AVERAGE, ORACLE, SPLITS, TRANSFERRED, label
 from mergeloom.report.adaptive.tables import METRICS, competing, tasks_of
 from mergeloom.report.markdown import tables
 
@@ -117,11 +117,17 @@ def _granularity(row: Row) -> str:
 
 
 def collapse(row: Row) -> str:
-    """The tasks that an adapter collapsed on in a few words, `no`, or nothing without a flag."""
+    """Where an adapter collapsed (average, tasks) in a few words, `no`, or nothing if untrained."""
     if row["collapsed"] not in (True, False):
         return ""
-    fell = row["collapsed_tasks"].split(", ") if row["collapsed"] else []
-    return ", ".join(fell) or "no" if len(fell) < 3 else f"{fell[0]}, {len(fell) - 1} more"
+    fell = [AVERAGE] * bool(row["collapsed"]) + list(filter(None, [row["collapsed_tasks"]]))
+    return shortened(", ".join(fell)) or "no"
+
+
+def shortened(names: str) -> str:
+    """Of a list with commas, the first name and how many more there are; two are told."""
+    first, *others = names.split(", ")
+    return names if len(others) < 2 else f"{first}, {len(others)} more"
 
 
 def _cells(frame: pd.DataFrame, column: str, signed: bool = False) -> list[str]:
@@ -160,14 +166,15 @@ def _notes(frame: pd.DataFrame) -> list[str]:
         notes.append(
             "Adapted on test inputs: without labels, on the very inputs that the accuracy is of"
         )
-    if frame["collapsed"].map(bool).any():
-        notes.append("Collapsed: on those tasks entropy fell while validation accuracy fell, too")
-    sources: dict[Any, None] = dict.fromkeys(
-        f"{_name(row)}: {row['published_source']}"
-        for row in _rows(frame)
-        if row["published_source"]
-    )
+    if frame["collapsed"].map(bool).any() or frame["collapsed_tasks"].map(bool).any():
+        notes.append(
+            "Collapsed: there entropy fell while validation accuracy fell by more than a point, too"
+        )
     lines = [line for note in notes for line in ("", note)]
-    return lines + (
-        ["", "Published:", "", *(f"- {source}" for source in sources)] if sources else []
-    )
+    return lines + sources((_name(row), row["published_source"]) for row in _rows(frame))
+
+
+def sources(published: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines that say where figures of models, given with their names, were published."""
+    found = dict.fromkeys(f"- {name}: {source}" for name, source in published if source)
+    return ["", "Published:", "", *found] if found else []

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
-from mergeloom.linalg.inner import inner
+from mergeloom.linalg.products import times_transpose
 from mergeloom.similarity.features import Features
 from mergeloom.similarity.linear import Kernels, centred, linear_kernels
 from mergeloom.similarity.measure import measure
@@ -85,7 +85,7 @@ def cka_rbf(
     means = [_mean(x[:: max(1, features.n // _SAMPLE)]) for x in columns]
 
     def fill(model: int, rows: slice, cols: slice, tile: Tensor) -> None:
-        inner(_left(columns[model][rows]), columns[model][cols], out=tile)
+        times_transpose(_left(columns[model][rows]), columns[model][cols], out=tile)
         tile.exp_().sub_(means[model])
 
     found = products(features, fill, sums=True)

@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
-from mergeloom.linalg.inner import inner
+from mergeloom.linalg.products import times_transpose
 from mergeloom.similarity.features import Features
 from mergeloom.similarity.measure import measure
 
@@ -43,7 +43,7 @@ def mutual_knn(features: Features, *, k: int = 10) -> Tensor:
         x /= torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(1e-12)
         found = torch.empty(n, k, dtype=torch.int64)
         for rows in torch.arange(n, device=x.device).split(features.tile[0]):
-            cosines = inner(x[rows], x, out=features.empty(len(rows), n))
+            cosines = times_transpose(x[rows], x, out=features.empty(len(rows), n))
             cosines[torch.arange(len(rows), device=x.device), rows] = -torch.inf
             found[rows.cpu()] = cosines.topk(k, sorted=False).indices.cpu()
         return found

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from mergeloom.errors import MergeloomError
-from mergeloom.linalg.inner import inner
+from mergeloom.linalg.products import times_transpose
 from mergeloom.similarity.features import FEW_ROWS, Features
 from mergeloom.similarity.linear import centred, linear_kernels
 from mergeloom.similarity.measure import measure
@@ -130,7 +130,7 @@ def _by_cells(features: Features) -> tuple[Tensor, Tensor]:
 
     def cells(model: int, rows: slice, cols: slice) -> Tensor:
         x, y = columns[model][rows], columns[model][cols]
-        r = inner(x, y, out=features.empty(len(x), len(y)))
+        r = times_transpose(x, y, out=features.empty(len(x), len(y)))
         return r.round_().clamp_(-_CELLS, _CELLS).to(torch.int32).add_(_CELLS)
 
     def rank(model: int) -> tuple[Tensor, Tensor | None]:
