@@ -35,13 +35,16 @@ lint: .venv/.installed-dev
 # Merging against a straightforward implementation (half an hour on two cores), evaluation against the
 # bare forward pass (four minutes), the Fisher log-trace of ViT-Nano against a backward pass per example
 # (two minutes), models that are merged anew for every input against merging one by one (five minutes),
-# and what the workflow adds to the demo.
+# similarities of all pairs of models against pair after pair (four minutes), the search of a linear probe
+# against one candidate after another (two minutes), and what the workflow adds to the demo.
 bench: .venv/.installed-dev
 	$(BIN)/python tests/benchmarks/bench_merge.py
 	$(BIN)/python tests/benchmarks/bench_merge.py --encoder ViT-L-14 --experts 20 --layers 2
 	$(BIN)/python tests/benchmarks/bench_evaluation.py
 	$(BIN)/python tests/benchmarks/bench_log_trace.py
 	$(BIN)/python tests/benchmarks/bench_adaptive.py
+	$(BIN)/python tests/benchmarks/bench_similarity.py
+	$(BIN)/python tests/benchmarks/bench_probe.py
 	$(BIN)/python tests/benchmarks/bench_overhead.py
 
 # 24 GiB of experts in a few hundred MiB of memory; needs 30 GiB of disk.

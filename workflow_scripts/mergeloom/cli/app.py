@@ -196,6 +196,99 @@ def convert(
     print(written)
 
 
+@app.command(cls=SeveralValues)
+def similarity(
+    measure: Annotated[
+        str | None, typer.Option(help="how to compare, for instance cka_linear; --list shows all")
+    ] = None,
+    features: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="a .npy or .safetensors file per model with its features of the same inputs, a "
+            "row each; several after one another"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help=".parquet file to write: a column `model`, then one per model in the order given"
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(help="names of the models; those of the files if not given"),
+    ] = None,
+    raw: Annotated[
+        bool | None,
+        typer.Option(
+            "--raw/--normalised",
+            help="leave rows as they are, or give them length 1",
+            show_default="normalised",
+        ),
+    ] = None,
+    biased: Annotated[
+        bool | None,
+        typer.Option("--biased/--unbiased", help="HSIC of CKA", show_default="unbiased"),
+    ] = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option(
+            help="width of the kernel of cka_rbf, in units of the features (0.4 if not given)"
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="parameter of the measure; may be repeated"),
+    ] = None,
+    add_to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PARQUET",
+            help="a matrix that was written before, of some of these models: only the others are "
+            "compared, with each other and with those",
+        ),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="where to compute")
+    ] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="how many models to work on at a time; all cores if not given"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace what --out names")
+    ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="show all measures, and do nothing else")
+    ] = False,
+) -> None:
+    """Compare what models make of the same inputs, all pairs at once, and write the matrix."""
+    if list_:
+        from mergeloom.cli.listing import measures_table
+
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+        console.print(measures_table())
+        return
+    if not features or out is None or (measure is None and add_to is None):
+        needed = {"--measure": measure or add_to, "--features": features, "--out": out}
+        missing = ", ".join(name for name, value in needed.items() if not value)
+        raise MergeloomError(
+            f"{missing} is missing. `mergeloom similarity --help` explains it, "
+            "`mergeloom similarity --list` shows the measures."
+        )
+    from mergeloom.cli.similarity import Request, compare_files, summary
+
+    own = {"biased": biased, "sigma": sigma}
+    request = Request(
+        features, out, measure, names or (), param or (),
+        {name: value for name, value in own.items() if value is not None},
+        raw, add_to, device, threads, overwrite,
+    )  # fmt: skip
+    with _notes_and_progress():
+        matrix = compare_files(request)
+    print(*summary(matrix), out, sep="\n")
+
+
 @app.command()
 def trace(
     file: Annotated[

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mergeloom.cli.merge import shortest_names
+from mergeloom.cli.file_names import shortest_names
 from mergeloom.cli.output import check_output
 from mergeloom.config.presets import read_yaml
 from mergeloom.errors import MergeloomError

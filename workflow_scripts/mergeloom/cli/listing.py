@@ -8,6 +8,7 @@ from rich.table import Table
 
 from mergeloom.merging.method import Method, methods, modifiers
 from mergeloom.merging.parameters import describe
+from mergeloom.similarity.measure import Measure, measures
 
 
 def methods_table() -> Table:
@@ -20,7 +21,12 @@ def modifiers_table() -> Table:
     return _table("Modifiers (--modify)", modifiers().values(), [])
 
 
-def _table(title: str, entries: Iterable[Method], more: list[str]) -> Table:
+def measures_table() -> Table:
+    """All measures of similarity, with their parameters and paper."""
+    return _table("Measures of similarity", measures().values(), [])
+
+
+def _table(title: str, entries: Iterable[Method | Measure], more: list[str]) -> Table:
     table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("name", no_wrap=True)
     table.add_column("what it does", ratio=3)
@@ -28,8 +34,7 @@ def _table(title: str, entries: Iterable[Method], more: list[str]) -> Table:
     for column in [*more, "arXiv"]:
         table.add_column(column, no_wrap=True)
     for entry in entries:
-        per_task = "one per task" if entry.per_task else "one"
-        cells = {"alpha": f"{entry.alpha:g}", "models": per_task}
+        cells = _cells(entry) if isinstance(entry, Method) else {}
         table.add_row(
             entry.name,
             escape(entry.summary),
@@ -40,7 +45,12 @@ def _table(title: str, entries: Iterable[Method], more: list[str]) -> Table:
     return table
 
 
-def _parameters(entry: Method) -> Iterable[str]:
+def _cells(entry: Method) -> dict[str, str]:
+    per_task = "one per task" if entry.per_task else "one"
+    return {"alpha": f"{entry.alpha:g}", "models": per_task}
+
+
+def _parameters(entry: Method | Measure) -> Iterable[str]:
     for name, default in entry.parameters.items():
         limit = entry.limits.get(name)
         values = f"in {limit}" if isinstance(limit, str) else describe(default, limit)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from mergeloom.cli.device import chosen_device
+from mergeloom.cli.file_names import shortest_names
 from mergeloom.cli.output import check_output
+from mergeloom.cli.parameters import parse_parameters
 from mergeloom.cli.svd_folder import SvdFolder, registered_family
 from mergeloom.errors import MergeloomError
 from mergeloom.io.checksums import sha256
@@ -86,7 +88,7 @@ def merge_checkpoints(
         ours=lambda name: name.endswith(".safetensors"),
     )
     names = task_names(experts) if merge.method.per_task else []
-    device = _device(request.device)
+    device = chosen_device(request.device)
     family = _family(request.family, base)
     _look_at(base, experts, family)
 
@@ -148,61 +150,6 @@ def task_names(experts: Sequence[Path]) -> list[str]:
     )
 
 
-def parse_parameters(
-    given: Sequence[str], modifiers: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Read "name=value" and "modifier.name=value", values as YAML.
-
-    Returns
-    -------
-    parameters of the method, and of each modifier by its name.
-
-    Raises
-    ------
-    MergeloomError
-        For text of another form, a modifier that is not used, or a name given twice.
-    """
-    of_method: dict[str, Any] = {}
-    of_modifiers: dict[str, dict[str, Any]] = {}
-    for name in modifiers:
-        if name in of_modifiers:
-            raise MergeloomError(f"--modify {name} was given twice. Give it once.")
-        of_modifiers[name] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not (equals and name):
-            raise MergeloomError(f"--param {text}: expected name=value, for instance density=0.2.")
-        owner, dot, rest = name.partition(".")
-        if dot and owner not in of_modifiers:
-            raise MergeloomError(
-                f"--param {text}: {owner} is not among the modifiers of this merge. "
-                f"Add --modify {owner}, or leave this parameter out."
-            )
-        target, key = (of_modifiers[owner], rest) if dot else (of_method, name)
-        if key in target:
-            raise MergeloomError(f"--param {name} was given twice. Give it once.")
-        target[key] = _value(text, value)
-    return of_method, of_modifiers
-
-
-def _value(text: str, value: str) -> Any:
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        problem = str(error).splitlines()[0]
-        raise MergeloomError(f"--param {text}: {value!r} is no YAML value ({problem}).") from None
-    if parsed == "none":  # as --list shows it
-        return None
-    if isinstance(parsed, str):
-        try:  # YAML 1.1 takes 1e-3, without a point, for text
-            number = float(parsed)
-        except ValueError:
-            return parsed
-        return number if math.isfinite(number) else parsed
-    return parsed
-
-
 def _plan(request: Request) -> Merge:
     of_method, of_modifiers = parse_parameters(request.parameters, request.modifiers)
     return plan_merge(request.method, of_method, [{n: p} for n, p in of_modifiers.items()])
@@ -215,13 +162,6 @@ def _alpha(given: float | None, merge: Merge) -> float:
     if not math.isfinite(given):
         raise MergeloomError(f"--alpha is {given}, expected a finite number.")
     return given
-
-
-def _device(wanted: str) -> str:
-    there_is = torch.cuda.is_available()
-    if wanted == "cuda" and not there_is:
-        raise MergeloomError("--device cuda: torch finds no CUDA device here. Use --device cpu.")
-    return "cuda" if there_is and wanted != "cpu" else "cpu"
 
 
 def _family(wanted: str, base: Path) -> str:
@@ -296,16 +236,6 @@ def _record(
         roots={},
     )
     return content | {"inputs": {names[path]: sha256(path) for path in files}}
-
-
-def shortest_names(paths: Sequence[Path]) -> Mapping[Path, str]:
-    """The ends of paths that tell them apart: their names, with as many folders as that takes."""
-    parts = {path: path.absolute().parts[1:] for path in paths}
-    for depth in range(1, max(map(len, parts.values())) + 1):
-        names = {path: "/".join(part[-depth:]) for path, part in parts.items()}
-        if len(set(names.values())) == len(set(parts.values())):
-            break
-    return names
 
 
 def _code(merge: Merge, family: str) -> str:

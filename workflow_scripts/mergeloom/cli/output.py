@@ -11,19 +11,21 @@ def check_output(
     path: Path,
     inputs: Sequence[Path],
     *,
-    folder: bool,
-    why_folder: str,
+    folder: bool = False,
+    why_folder: str = "",
     overwrite: bool,
-    ours: Callable[[str], bool],
+    ours: Callable[[str], bool] = lambda name: False,
+    suffix: str = ".safetensors",
 ) -> None:
     """Check --out before any work is done.
 
     Parameters
     ----------
     inputs : files and folders that must not be overwritten.
-    folder : whether a folder will be made, else a .safetensors file.
+    folder : whether a folder will be made, else a file.
     why_folder : said to who gave the name of a file.
     ours : whether a file of this name in a folder to replace is one that we write.
+    suffix : that the name of a file must have.
 
     Raises
     ------
@@ -31,8 +33,8 @@ def check_output(
         If --out is of the other kind, exists, holds an input or files that we did not write, or
         cannot be made.
     """
-    if folder == (path.suffix == ".safetensors"):
-        what = f"of a folder: {why_folder}" if folder else "that ends with .safetensors"
+    if folder == (path.suffix == suffix):
+        what = f"of a folder: {why_folder}" if folder else f"that ends with {suffix}"
         raise MergeloomError(f"--out {path}: expected a name {what}.")
     if path.exists():
         if path.is_dir() != folder:

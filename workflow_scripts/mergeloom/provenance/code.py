@@ -36,6 +36,7 @@ REGISTRIES = {
     "adapter": "mergeloom/adaptive/methods",
     "extractor": "mergeloom/features",
     "fetcher": "mergeloom/features",
+    "measure": "mergeloom/similarity/measures",
 }
 FIRST_PARTY = ("mergeloom", "rule")  # an installed package lies among all others
 DATA = (".mplstyle",)  # of files beside modules that belong to them

@@ -1,0 +1,1 @@
+"""Representational similarity of models, and what it says of them."""

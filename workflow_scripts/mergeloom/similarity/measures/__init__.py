@@ -1,0 +1,1 @@
+"""One file per kin of measures, one function per measure."""
