@@ -34,7 +34,7 @@ lint: .venv/.installed-dev
 
 # Merging against a straightforward implementation (half an hour on two cores), evaluation against the
 # bare forward pass (four minutes), the Fisher log-trace of ViT-Nano against a backward pass per example
-# (two minutes), models that are merged anew for every input against merging one by one (five minutes),
+# (two minutes), models that are merged anew for every input against merging one by one (three minutes),
 # similarities of all pairs of models against pair after pair (four minutes), the search of a linear probe
 # against one candidate after another (two minutes), and what the workflow adds to the demo.
 bench: .venv/.installed-dev
